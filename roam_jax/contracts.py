@@ -1,0 +1,159 @@
+"""What crosses the borders between packages: time alignment, batches, tasks.
+
+The one place where data, model and trainer agree. Nothing here imports JAX at run time, so a data
+worker can use it without starting an accelerator runtime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import jax
+
+ACTION_DIM = 7
+ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+ACTION_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
+GRIPPER = 6
+# Environment frames that share one latent frame, after the first (the VAE's temporal factor).
+FRAMES_PER_LATENT = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeSpec:
+    """How one window of a robot episode lies on the canvas's time axis.
+
+    Latent frame 0 is environment frame 0; latent frame k >= 1 covers environment frames 4k-3..4k.
+    Action i is the transition from frame i to frame i+1, so latent frame k >= 1 owns the actions
+    4k-4..4k-1 and latent frame 0 owns none. Latent frames before `t_current` are observed.
+
+    Args:
+        frames: environment frames of a window, 4n + 1.
+        t_current: first latent frame that is predicted, 1 <= t_current < latents.
+
+    Raises:
+        ValueError: `frames` is not 4n + 1 with n >= 1, or `t_current` is out of range.
+    """
+
+    frames: int
+    t_current: int
+
+    def __post_init__(self):
+        if self.frames < 5 or (self.frames - 1) % FRAMES_PER_LATENT:
+            below = max(5, (self.frames - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1)
+            raise ValueError(
+                f"data.frames = {self.frames}: a window has 4n + 1 frames, n >= 1 "
+                f"(nearest: {below} or {below + FRAMES_PER_LATENT})"
+            )
+        if not 1 <= self.t_current < self.latents:
+            raise ValueError(
+                f"canvas.t_current = {self.t_current}: expected 1 <= t_current < {self.latents}, "
+                f"the latent frames of {self.frames} environment frames"
+            )
+
+    @property
+    def latents(self) -> int:
+        """Latent frames F of the window."""
+        return (self.frames - 1) // FRAMES_PER_LATENT + 1
+
+    @property
+    def observed_frames(self) -> int:
+        """Environment frames 0..4(t_current - 1) that the model may see."""
+        return FRAMES_PER_LATENT * (self.t_current - 1) + 1
+
+    @property
+    def actions(self) -> int:
+        """Transitions of the window."""
+        return self.frames - 1
+
+    @property
+    def past_actions(self) -> int:
+        """Actions between observed frames; 0 with `t_current` = 1."""
+        return FRAMES_PER_LATENT * (self.t_current - 1)
+
+    @property
+    def chunk(self) -> int:
+        """Future actions P that are predicted; the first of them is the action at `t_current`."""
+        return self.actions - self.past_actions
+
+
+class Batch(TypedDict, total=False):
+    """One batch of windows. Videos come either as `frames` or as the two latents, never both.
+
+    | field           | shape              | dtype   | unit and range                              |
+    |-----------------|--------------------|---------|---------------------------------------------|
+    | frames          | (B, T, H, W, 3)    | uint8   | RGB, 0..255                                 |
+    | observed_latents| (B, t_current, C, H, W) | float32 | scaled posterior mean of the observed  |
+    |                 |                    |         | frames alone (no later frame is encoded)    |
+    | target_latents  | (B, F, C, H, W)    | float32 | scaled posterior mean of the whole window   |
+    | text            | (B, S, D)          | float32 | text embedding                              |
+    | past_actions    | (B, 4 t_current - 4, 7) | float32 | pose in [-1, 1] by q01/q99, gripper 0, |
+    |                 |                    |         | 0.5 (undecided) or 1 by a forward scan      |
+    | action_chunk    | (B, P, 7)          | float32 | pose in [-1, 1] by q01/q99, gripper 0 or 1  |
+    |                 |                    |         | by the backward scan; targets only          |
+    | episode         | (B,)               | int32   | index of the episode in its split           |
+    | start           | (B,)               | int32   | step of the episode that is frame 0         |
+    """
+
+    frames: np.ndarray
+    observed_latents: np.ndarray
+    target_latents: np.ndarray
+    text: np.ndarray
+    past_actions: np.ndarray
+    action_chunk: np.ndarray
+    episode: np.ndarray
+    start: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of one array; `jax.eval_shape` accepts it as an argument."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+Params = Any  # a nested dict of arrays; a parameter's name is its "/"-joined path
+LossFn = Callable[["Params", Batch, "jax.Array", int], tuple["jax.Array", dict[str, "jax.Array"]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """All that the trainer knows of a model.
+
+    Args:
+        init: `init(rng) -> params`, traceable. The whole tree; what `pretrained` overrides is only
+            ever evaluated for its shapes.
+        loss: `loss(params, batch, rng, rounds) -> (scalar, metrics)`; `rounds` is static; metrics
+            are float32 scalars.
+        trainable: ordered regular expressions, searched in parameter names such as
+            "blocks/loop/gate". What matches gets gradients, optimizer state and float32 storage;
+            all else is frozen and keeps the dtype that it was loaded with.
+        batch_spec: name -> `ArraySpec` of a global batch.
+        pretrained: returns the subtree of `init`'s params that comes from files, as host arrays
+            (often memory-mapped); None where everything is initialised.
+        no_decay: regular expressions of trainable parameters without weight decay.
+    """
+
+    init: Callable[[jax.Array], Params]
+    loss: LossFn
+    trainable: tuple[str, ...]
+    batch_spec: Mapping[str, ArraySpec]
+    pretrained: Callable[[], Params] | None = None
+    no_decay: tuple[str, ...] = ()
+
+
+def cache_dir() -> pathlib.Path:
+    """Folder for what is made once: `$ROAM_CACHE`, or ~/.cache/roam_jax."""
+    return pathlib.Path(os.environ.get("ROAM_CACHE", "~/.cache/roam_jax")).expanduser()
