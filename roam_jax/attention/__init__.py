@@ -1,0 +1,1 @@
+"""How attention runs under a declared topology."""

@@ -1,0 +1,1 @@
+"""The canvas: layouts, topologies and their segment tables, declared in numpy alone."""

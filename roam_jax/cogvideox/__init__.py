@@ -1,0 +1,1 @@
+"""CogVideoX in Flax: transformer, VAE, weights, and the graft on them."""

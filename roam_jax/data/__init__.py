@@ -1,0 +1,1 @@
+"""Robot episodes: reading, windows, statistics, batches."""

@@ -1,0 +1,1 @@
+"""What a trained model is worth: action error, video error, round measures."""

@@ -1,0 +1,1 @@
+"""Looped blocks, region encoders and action heads."""

@@ -1,0 +1,1 @@
+"""Simulated bodies, scripted experts and software rendering."""

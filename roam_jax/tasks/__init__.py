@@ -1,0 +1,1 @@
+"""From a config to a `Task` that the trainer can run."""

@@ -1,0 +1,1 @@
+"""The trainer: sharding, optimizer, checkpoints, the loop. It never imports a model."""

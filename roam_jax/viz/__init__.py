@@ -1,0 +1,1 @@
+"""Pictures of layouts, episodes and predictions."""
