@@ -1,0 +1,154 @@
+"""Every configuration leaf with its default and its meaning; a config file states differences only.
+
+`get_config()` returns an unlocked copy; `train.py` locks it before overrides are applied, so an
+unknown key is refused with the nearest real one.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """All sections, in the order in which a run uses them."""
+    config = ml_collections.ConfigDict()
+    # Every random number of a run derives from it: initialisation, data order, noise.
+    config.seed = 0
+    config.data = _data()
+    config.canvas = _canvas()
+    config.topology = _topology()
+    config.backbone = _backbone()
+    config.loop = _loop()
+    config.decoder = _decoder()
+    # What of the backbone trains beside the loop: full (nothing), half (time embedding and output
+    # layers), none (also the patch embedding), unfrozen (everything).
+    config.freeze = "full"
+    config.loss = _loss()
+    config.optim = _optim()
+    config.train = _train()
+    config.mesh = _mesh()
+    config.eval = _eval()
+    return config
+
+
+def _data() -> ml_collections.ConfigDict:
+    data = ml_collections.ConfigDict()
+    # Folder of an RLDS dataset (it holds features.json), or "embedded" for the simulated default;
+    # "embedded:pretrain" is the larger one with varied colours and shapes.
+    data.root = "embedded"
+    # The one camera that is decoded.
+    data.camera = "image_0"
+    # Frames are resized to image_size x image_size pixels.
+    data.image_size = 64
+    # Environment frames of a window, 4n + 1.
+    data.frames = 9
+    # "language_embedding" (the dataset's own 512 numbers) or a file made by `convert text`.
+    data.text = "language_embedding"
+    # Windows are encoded once before the first step where there are at most so many; 0 = never.
+    data.encode_once = 0
+    return data
+
+
+def _canvas() -> ml_collections.ConfigDict:
+    canvas = ml_collections.ConfigDict()
+    # First latent frame that is predicted, 1 <= t_current < latent frames.
+    canvas.t_current = 2
+    # Loss weights of the regions with targets.
+    canvas.visual_weight = 1.0
+    canvas.action_weight = 1.0
+    return canvas
+
+
+def _topology() -> ml_collections.ConfigDict:
+    topology = ml_collections.ConfigDict()
+    # Weight of edges by which backbone cells (text, visual) read the new cells. 0 = no such edge:
+    # the grafted model then equals the backbone at initialisation.
+    topology.backbone_reads_new = 0.0
+    return topology
+
+
+def _backbone() -> ml_collections.ConfigDict:
+    backbone = ml_collections.ConfigDict()
+    # Folder made by `python -m convert import`, "tiny" for the small pretrained weights that come
+    # with the package, or "random" (refused outside tests and benchmarks).
+    backbone.path = ""
+    return backbone
+
+
+def _loop() -> ml_collections.ConfigDict:
+    loop = ml_collections.ConfigDict()
+    # How often every block is applied.
+    loop.rounds = 3
+    # identity | sigmoid | off; see docs/graft.md.
+    loop.gate = "identity"
+    return loop
+
+
+def _decoder() -> ml_collections.ConfigDict:
+    decoder = ml_collections.ConfigDict()
+    # tokens: learned queries in the future-action cells -> a chunk.
+    # pooled: mean of the backbone output -> the one action at t_current.
+    decoder.kind = "tokens"
+    return decoder
+
+
+def _loss() -> ml_collections.ConfigDict:
+    loss = ml_collections.ConfigDict()
+    # Share of a batch's rows whose future is drawn at t = 999 (pure noise), the deployable setting.
+    loss.deploy_fraction = 0.5
+    # Share of rows whose observed frames enter clean; the others are noised and learned as well
+    # (video pretraining only; 1 = always clean).
+    loss.observed_fraction = 1.0
+    return loss
+
+
+def _optim() -> ml_collections.ConfigDict:
+    optim = ml_collections.ConfigDict()
+    # Peak learning rate of AdamW, reached after warmup_steps, then a cosine down to
+    # final_lr_fraction of it at train.steps.
+    optim.lr = 1e-3
+    optim.warmup_steps = 100
+    optim.final_lr_fraction = 0.1
+    # Applies to matrices only: never to gates, round embeddings, norms and biases.
+    optim.weight_decay = 1e-4
+    # Gradients are scaled down to this global norm.
+    optim.clip_norm = 1.0
+    optim.b1 = 0.9
+    optim.b2 = 0.99
+    optim.eps = 1e-8
+    return optim
+
+
+def _train() -> ml_collections.ConfigDict:
+    train = ml_collections.ConfigDict()
+    # graft (loops and actions on a frozen backbone) | video (backbone pretraining) | vae.
+    train.task = "graft"
+    train.steps = 10_000
+    # Windows of a step, over all devices.
+    train.batch_size = 8
+    # Steps between lines of metrics.jsonl, checkpoints, and validation (0 = never).
+    train.log_every = 10
+    train.save_every = 500
+    train.eval_every = 0
+    # Checkpoints kept.
+    train.keep = 2
+    return train
+
+
+def _mesh() -> ml_collections.ConfigDict:
+    mesh = ml_collections.ConfigDict()
+    # Devices along each axis; -1 = all that remain. The batch is split over both, large
+    # parameters over fsdp.
+    mesh.data = -1
+    mesh.fsdp = 1
+    return mesh
+
+
+def _eval() -> ml_collections.ConfigDict:
+    evaluation = ml_collections.ConfigDict()
+    # Validation windows that are measured, spread evenly over the split; 0 = all.
+    evaluation.windows = 64
+    evaluation.batch_size = 8
+    # Equal buckets of timesteps for the v-prediction loss.
+    evaluation.buckets = 5
+    # Resamples of the bootstrap interval over episodes.
+    evaluation.resamples = 1000
+    return evaluation
