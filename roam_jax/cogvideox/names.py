@@ -101,13 +101,12 @@ def account(
         for key, shape in expected.items()
         if key in found and tuple(found[key]) != tuple(shape)
     ]
-    described = [_with_nearest(key, missing) for key in unexpected]
     report = [
-        f"{len(lines)} {word}: {_shorten(lines)}"
-        for word, lines in (
-            ("missing", missing),
-            ("unexpected", described),
-            ("misshapen", misshapen),
+        f"{len(lines)} {word}: {_shorten(lines, nearest)}"
+        for word, lines, nearest in (
+            ("missing", missing, ()),
+            ("unexpected", unexpected, missing),
+            ("misshapen", misshapen, ()),
         )
         if lines
     ]
@@ -115,14 +114,13 @@ def account(
         raise ValueError(f"{where}: tensors do not fit the model. " + "; ".join(report))
 
 
-def _with_nearest(key: str, missing: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(key, missing, n=1, cutoff=0.8)
-    return f"{key} (nearest missing: {nearest[0]})" if nearest else key
-
-
-def _shorten(lines: Sequence[str], *, shown: int = 20) -> str:
+def _shorten(lines: Sequence[str], nearest: Sequence[str], *, shown: int = 20) -> str:
+    listed = []
+    for line in lines[:shown]:
+        match = difflib.get_close_matches(line, nearest, n=1, cutoff=0.8)
+        listed.append(f"{line} (nearest missing: {match[0]})" if match else line)
     rest = f" and {len(lines) - shown} more" if len(lines) > shown else ""
-    return ", ".join(lines[:shown]) + rest
+    return ", ".join(listed) + rest
 
 
 def linear(
@@ -142,38 +140,24 @@ def norm(source: str, target: str, width: int, *, stacked: int = 0) -> Iterator[
 
 def transformer_names(config: TransformerConfig) -> tuple[TensorName, ...]:
     """Every tensor of `CogVideoXTransformer3DModel`, in the order of the forward pass."""
-    width, channels = config.width, config.in_channels
-    patch = (config.patch_size, config.patch_size)
-    embedding = config.time_embed_dim
-    patches = config.out_channels * config.patch_size**2
+    width, embedding, patch = config.width, config.time_embed_dim, config.patch_size
+
+    def dense(name, inputs, outputs):
+        target = name.replace(".", "/")
+        return linear(name, target, inputs=inputs, outputs=outputs)
+
+    kernel = (width, config.in_channels, patch, patch)
     return (
-        TensorName(
-            "patch_embed.proj.weight",
-            "patch_embed/proj/kernel",
-            (width, channels, *patch),
-            "conv2d",
-        ),
+        TensorName("patch_embed.proj.weight", "patch_embed/proj/kernel", kernel, "conv2d"),
         TensorName("patch_embed.proj.bias", "patch_embed/proj/bias", (width,)),
-        *linear(
-            "patch_embed.text_proj",
-            "patch_embed/text_proj",
-            inputs=config.text_embed_dim,
-            outputs=width,
-        ),
-        *linear(
-            "time_embedding.linear_1", "time_embedding/linear_1", inputs=width, outputs=embedding
-        ),
-        *linear(
-            "time_embedding.linear_2",
-            "time_embedding/linear_2",
-            inputs=embedding,
-            outputs=embedding,
-        ),
+        *dense("patch_embed.text_proj", config.text_embed_dim, width),
+        *dense("time_embedding.linear_1", width, embedding),
+        *dense("time_embedding.linear_2", embedding, embedding),
         *_block_names(config),
         *norm("norm_final", "norm_final", width),
-        *linear("norm_out.linear", "norm_out/linear", inputs=embedding, outputs=2 * width),
+        *dense("norm_out.linear", embedding, 2 * width),
         *norm("norm_out.norm", "norm_out/norm", width),
-        *linear("proj_out", "proj_out", inputs=width, outputs=patches),
+        *dense("proj_out", width, config.out_channels * patch**2),
     )
 
 

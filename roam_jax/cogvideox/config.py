@@ -1,0 +1,119 @@
+"""Sizes of a CogVideoX transformer, read from and written to diffusers' `config.json`.
+
+The class defaults are CogVideoX-2B. Only the 2B architecture is ported, so a file of another
+member of the family (5B, image-to-video, 1.5) is refused by what it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+CLASS_NAME = "CogVideoXTransformer3DModel"
+
+# What the port takes for granted, and what a file that differs is.
+_FIXED = {
+    "use_rotary_positional_embeddings": (False, "rotary positions (CogVideoX-5B)"),
+    "use_learned_positional_embeddings": (False, "learned positions (CogVideoX-5B-I2V)"),
+    "patch_size_t": (None, "patches in time (CogVideoX 1.5)"),
+    "ofs_embed_dim": (None, "an ofs embedding (CogVideoX 1.5 image-to-video)"),
+    "patch_bias": (True, "a patch embedding without bias (CogVideoX 1.5)"),
+    "attention_bias": (True, "attention without bias"),
+    "norm_elementwise_affine": (True, "norms without parameters"),
+    "activation_fn": ("gelu-approximate", "another activation"),
+    "timestep_activation_fn": ("silu", "another activation of the time embedding"),
+    "flip_sin_to_cos": (True, "a time embedding with sin first"),
+    "freq_shift": (0, "shifted timestep frequencies"),
+    "dropout": (0.0, "dropout"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """The fields of diffusers' config that may differ from model to model, under its names.
+
+    Args:
+        num_attention_heads, attention_head_dim: their product is the width D, a multiple of 16.
+        in_channels, out_channels: latent channels C in and out.
+        time_embed_dim: width E of the time embedding.
+        text_embed_dim: width of the text embedding that enters.
+        num_layers: distinct blocks L.
+        sample_width, sample_height, sample_frames: latent width and height, and environment
+            frames, that the weights were trained at; positions are recomputed at other sizes.
+        patch_size: latent pixels that one token spans in each direction.
+        temporal_compression_ratio: environment frames of one latent frame.
+        max_text_seq_length: text tokens S, exactly.
+        norm_eps: epsilon of every LayerNorm but those on queries and keys.
+        spatial_interpolation_scale, temporal_interpolation_scale: positions are divided by these.
+
+    Raises:
+        ValueError: a size is not positive, or the width is no multiple of 16.
+    """
+
+    num_attention_heads: int = 30
+    attention_head_dim: int = 64
+    in_channels: int = 16
+    out_channels: int = 16
+    time_embed_dim: int = 512
+    text_embed_dim: int = 4096
+    num_layers: int = 30
+    sample_width: int = 90
+    sample_height: int = 60
+    sample_frames: int = 49
+    patch_size: int = 2
+    temporal_compression_ratio: int = 4
+    max_text_seq_length: int = 226
+    norm_eps: float = 1e-5
+    spatial_interpolation_scale: float = 1.875
+    temporal_interpolation_scale: float = 1.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kind = (int, float) if isinstance(field.default, float) else int
+            if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
+                raise ValueError(f"{field.name} = {value!r}: expected a positive {field.type}")
+        if self.width % 16:
+            raise ValueError(
+                f"num_attention_heads x attention_head_dim = {self.width}: expected a multiple of "
+                "16, the width is split 1/4, 3/8, 3/8 into sines and cosines of the positions"
+            )
+
+    @property
+    def width(self) -> int:
+        """Width D of a token."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> TransformerConfig:
+        """Reads diffusers' config; keys that it leaves out have diffusers' defaults.
+
+        Raises:
+            ValueError: the config is of another model, or holds a key that diffusers does not have.
+        """
+        if config.get("_class_name", CLASS_NAME) != CLASS_NAME:
+            raise ValueError(f"_class_name = {config['_class_name']!r}: expected {CLASS_NAME}")
+        sizes = {field.name for field in dataclasses.fields(cls)}
+        values = {}
+        for key, value in config.items():
+            if key in sizes:
+                values[key] = value
+            elif key in _FIXED:
+                expected, meaning = _FIXED[key]
+                if value != expected:
+                    raise ValueError(
+                        f"{key} = {value!r} means {meaning}, expected {expected!r}: "
+                        "only the CogVideoX-2B architecture is ported"
+                    )
+            elif not key.startswith("_"):  # diffusers' own notes: _class_name, _diffusers_version
+                nearest = difflib.get_close_matches(key, [*sizes, *_FIXED], n=1)
+                hint = f"; the nearest known key is {nearest[0]}" if nearest else ""
+                raise ValueError(f"{key} = {value!r}: not a key of {CLASS_NAME}{hint}")
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """All that diffusers' `from_config` needs to build the same model."""
+        fixed = {key: value for key, (value, _) in _FIXED.items()}
+        return {"_class_name": CLASS_NAME, **dataclasses.asdict(self), **fixed}
