@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 
 import numpy as np
 
@@ -95,9 +96,7 @@ class CanvasTopology:
     def causal_chain(cls, regions: list[str]) -> CanvasTopology:
         """Every region reads itself and the one before it in the list."""
         edges = [Connection(r, r) for r in regions]
-        edges += [
-            Connection(later, earlier) for earlier, later in itertools.pairwise(regions)
-        ]
+        edges += [Connection(later, earlier) for earlier, later in itertools.pairwise(regions)]
         return cls(tuple(edges))
 
     @classmethod
