@@ -63,8 +63,10 @@ def wrap_angle(angle: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."
     """The same angle in (-pi, pi], in rad; what lies there already is returned unchanged."""
     # In float64, so that taking off a turn costs no digit of a small difference.
     wrapped = np.pi - np.mod(np.pi - angle.astype(np.float64), 2 * np.pi)
-    inside = (angle > -np.pi) & (angle <= np.pi)
-    return np.where(inside, angle, wrapped.astype(np.float32))
+    half_turn = np.float32(np.pi)
+    inside = (angle > -half_turn) & (angle <= half_turn)
+    wrapped = np.where(inside, angle, wrapped.astype(np.float32))
+    return np.where(wrapped == -half_turn, half_turn, wrapped)
 
 
 def gripper_targets(command: Float32[np.ndarray, " steps"]) -> Float32[np.ndarray, " steps"]:

@@ -175,7 +175,7 @@ class WindowSource:
             return episode.language_embedding[None]
         return self._text[episode.header.instruction]
 
-    def _resize(self, frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+    def _resize(self, frames: UInt8[np.ndarray, "T h w 3"]) -> UInt8[np.ndarray, "T H W 3"]:
         size = self.image_size
         if frames.shape[1:3] == (size, size):
             return frames

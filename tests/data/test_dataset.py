@@ -1,0 +1,205 @@
+"""Episodes against tfds's own decoding of the same records, and ways to get a dataset wrong."""
+
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from roam_jax.data.dataset import EpisodeReader
+from roam_jax.data.records import index_shard, read_record
+from tests.data import rlds
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return rlds.write_dataset(
+        tmp_path / "toy",
+        {
+            "train": [rlds.StoredEpisode.random(i, 10 + i) for i in range(3)],
+            "val": [rlds.StoredEpisode.random(9, 10)],
+        },
+    )
+
+
+def reference_episodes(root, split):
+    """Whole episodes by tfds, every camera decoded."""
+    info = tfds.builder_from_directory(root).info
+    for path in info.splits[split].filepaths:
+        for record in index_shard(pathlib.Path(path)):
+            yield info.features.deserialize_example_np(read_record(record))
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 16), ("val", 4)])
+@pytest.mark.parametrize("camera", ["image_0", "image_2"])
+def test_real_episodes_equal_tfds(bridge_root, split, count, camera):
+    reader = EpisodeReader(bridge_root, split, camera=camera)
+    assert len(reader) == count
+    for i, reference in enumerate(reference_episodes(bridge_root, split)):
+        episode, steps = reader[i], list(reference["steps"])
+        assert episode.header == reader.headers[i]
+        assert episode.header.steps == len(steps) == 10
+        assert episode.header.instruction.encode() == steps[0]["language_instruction"]
+        metadata = reference["episode_metadata"]
+        name = f"{metadata['file_path'].decode()}#{metadata['episode_id']}"
+        assert episode.header.name == name
+        frames = np.stack([step["observation"][camera] for step in steps])
+        np.testing.assert_array_equal(episode.frames(0, 10), frames)
+        np.testing.assert_array_equal(
+            episode.state, np.stack([step["observation"]["state"] for step in steps])
+        )
+        np.testing.assert_array_equal(episode.action, np.stack([s["action"] for s in steps]))
+        np.testing.assert_array_equal(episode.language_embedding, steps[0]["language_embedding"])
+
+
+def test_frames_equal_pillow(bridge_root):
+    episode = EpisodeReader(bridge_root, "val")[0]
+    for i, frame in enumerate(episode.frames(0, 10)):
+        np.testing.assert_array_equal(frame, Image.open(io.BytesIO(episode.images[i])))
+
+
+def test_traps_of_the_real_episodes(bridge_root):
+    """Flags that are False beside real frames, and a first action that is none."""
+    for reference in reference_episodes(bridge_root, "val"):
+        assert not any(reference["episode_metadata"][f"has_image_{i}"] for i in range(4))
+    for episode in EpisodeReader(bridge_root, "train"):
+        assert episode.frames(0, 1).std() > 20
+        assert np.abs(episode.action[0, :6]).max() < 1e-6
+    assert not EpisodeReader(bridge_root, "train", camera="image_3")[0].frames(0, 10).any()
+
+
+def test_toy_episodes_hold_what_was_written(toy):
+    reader = EpisodeReader(toy, "train")
+    for i in (2, 0, 1):
+        written, episode = rlds.StoredEpisode.random(i, 10 + i), reader[i]
+        np.testing.assert_array_equal(episode.frames(3, 7), written.frames[3:7])
+        np.testing.assert_array_equal(episode.state, written.state)
+        np.testing.assert_array_equal(episode.language_embedding, written.embedding)
+        assert episode.header.name == f"/recordings/{i}.npy#{i}"
+    assert not EpisodeReader(toy, "train", camera="image_1")[0].frames(0, 3).any()
+
+
+def test_episodes_without_metadata_are_named_by_their_states(tmp_path):
+    one, other = (rlds.StoredEpisode.random(seed, 5, name="") for seed in (1, 2))
+    root = rlds.write_dataset(tmp_path / "a", {"train": [one, other], "val": [other]})
+    train, val = EpisodeReader(root, "train"), EpisodeReader(root, "val")
+    assert train.headers[1].name == val.headers[0].name != train.headers[0].name
+
+
+def test_fingerprint_follows_content_only(toy, tmp_path):
+    fingerprint = EpisodeReader(toy, "train").fingerprint
+    copy = tmp_path / "copy"
+    toy.rename(copy)
+    assert EpisodeReader(copy, "train").fingerprint == fingerprint
+    assert EpisodeReader(copy, "val").fingerprint != fingerprint
+    episodes = [rlds.StoredEpisode.random(i, 10 + i) for i in range(3)]
+    episodes[1].state[4, 2] += 1
+    rlds.write_dataset(toy, {"train": episodes})
+    assert EpisodeReader(toy, "train").fingerprint != fingerprint
+
+
+@pytest.mark.parametrize("missing", ["features.json", "dataset_info.json"])
+def test_wrong_root(toy, missing):
+    with pytest.raises(FileNotFoundError, match=r"no features.json and no dataset_info.json.*/toy"):
+        EpisodeReader(toy.parent, "train")
+    (toy / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=f"data.root = {toy}: found no {missing};"):
+        EpisodeReader(toy, "train")
+
+
+def test_unknown_split_names_the_nearest(toy):
+    with pytest.raises(ValueError, match=r"no split 'vall'; nearest: 'val' of \['train', 'val'\]"):
+        EpisodeReader(toy, "vall")
+
+
+@pytest.mark.parametrize("shards", [["0"], []])
+def test_empty_split(tmp_path, shards):
+    root = rlds.write_dataset(tmp_path / "toy", {"train": []})
+    info = json.loads((root / "dataset_info.json").read_text())
+    info["splits"][0]["shardLengths"] = shards
+    (root / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="split 'train' is empty"):
+        EpisodeReader(root, "train")
+
+
+@pytest.mark.parametrize(("camera", "nearest"), [("image_7", "image_1"), ("depth_0", "image_0")])
+def test_missing_camera_names_the_nearest(toy, camera, nearest):
+    with pytest.raises(ValueError, match=f"no RGB camera '{camera}'; nearest: '{nearest}'"):
+        EpisodeReader(toy, "train", camera=camera)
+
+
+def test_dict_actions_are_refused_by_name(tmp_path):
+    vector = tfds.features.Tensor(shape=(3,), dtype=np.float32)
+    features = rlds.bridge_features(8, action={"world_vector": vector, "rotation_delta": vector})
+    root = rlds.write_dataset(tmp_path / "oxe", {"train": []}, features)
+    with pytest.raises(ValueError, match=r"dict action.*steps/action/world_vector.*expected"):
+        EpisodeReader(root, "train")
+
+
+def test_another_action_width_is_refused(tmp_path):
+    features = rlds.bridge_features(8, action=tfds.features.Tensor(shape=(8,), dtype=np.float32))
+    root = rlds.write_dataset(tmp_path / "wide", {"train": []}, features)
+    with pytest.raises(ValueError, match=r"steps/action is .*\(8,\).*expected \(7,\) float32"):
+        EpisodeReader(root, "train")
+
+
+def test_missing_shard(toy):
+    rlds.shard_path(toy, "val").unlink()
+    with pytest.raises(FileNotFoundError, match="toy_bridge-val.*no such shard"):
+        EpisodeReader(toy, "val")
+
+
+def test_truncated_shard_names_file_and_byte(toy):
+    path = rlds.shard_path(toy, "train")
+    last = index_shard(path)[-1].offset
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{path}: truncated record at byte {last}"):
+        EpisodeReader(toy, "train")
+
+
+def test_shard_cut_between_records(toy):
+    path = rlds.shard_path(toy, "train")
+    path.write_bytes(path.read_bytes()[: index_shard(path)[-1].offset])
+    with pytest.raises(ValueError, match=r"2 records in .*expected 3 by dataset_info.json"):
+        EpisodeReader(toy, "train")
+
+
+def test_a_flipped_frame_is_found_when_it_is_read(toy):
+    path = rlds.shard_path(toy, "train")
+    second = index_shard(path)[1]
+    damaged = bytearray(path.read_bytes())
+    frame = damaged.find(b"IDAT", second.offset)
+    damaged[frame + 9] ^= 1
+    path.write_bytes(damaged)
+    reader = EpisodeReader(toy, "train")
+    reader[0]
+    with pytest.raises(ValueError, match=f"{path}: damaged record at byte {second.offset}"):
+        reader[1]
+
+
+def test_flipped_structure_is_reported_as_damage(toy):
+    path = rlds.shard_path(toy, "train")
+    second = index_shard(path)[1]
+    damaged = bytearray(path.read_bytes())
+    damaged[second.payload_offset] ^= 2
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=f"{path}: damaged record at byte {second.offset}"):
+        EpisodeReader(toy, "train")
+
+
+def test_intact_records_of_something_else(toy):
+    path = rlds.shard_path(toy, "val")
+    path.write_bytes(rlds.frame_record(b"no example"))
+    with pytest.raises(ValueError, match=r"record at byte 0: .*expected an episode"):
+        EpisodeReader(toy, "val")
+
+
+def test_frames_of_another_size_than_declared(tmp_path):
+    root = rlds.write_dataset(
+        tmp_path / "toy", {"train": [rlds.StoredEpisode.random(0, 5)]}, rlds.bridge_features(16)
+    )
+    with pytest.raises(ValueError, match=r"step 2: frame of shape \(8, 8, 3\), expected \(16, 16"):
+        EpisodeReader(root, "train")[0].frames(2, 4)

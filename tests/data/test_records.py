@@ -1,0 +1,90 @@
+"""TFRecord framing: values against the format's definition, damage named by file and byte."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from roam_jax.data.records import index_shard, masked_crc32c, read_record
+from tests.data import rlds
+
+PAYLOADS = [b"first record", b"", bytes(range(256)) * 5, b"last"]
+
+
+@pytest.fixture
+def shard(tmp_path):
+    path = tmp_path / "toy-train.tfrecord-00000-of-00001"
+    path.write_bytes(b"".join(rlds.frame_record(payload) for payload in PAYLOADS))
+    return path
+
+
+def test_checksum_is_the_published_crc32c_masked():
+    # crc32c of "123456789" is 0xE3069283 (RFC 3720, appendix B.4 gives the polynomial).
+    rotated = (0xE3069283 >> 15) | (0xE3069283 << 17) & 0xFFFFFFFF
+    assert masked_crc32c(b"123456789") == (rotated + 0xA282EAD8) % 2**32
+
+
+def test_every_record_in_any_order(shard):
+    records = index_shard(shard)
+    assert [record.length for record in records] == [len(payload) for payload in PAYLOADS]
+    assert records[1].offset == 16 + len(PAYLOADS[0])
+    for i in (3, 0, 2, 1):
+        assert read_record(records[i]) == PAYLOADS[i]
+
+
+def test_an_empty_shard_has_no_records(tmp_path):
+    path = tmp_path / "empty"
+    path.write_bytes(b"")
+    assert index_shard(path) == ()
+
+
+@pytest.mark.parametrize("cut", [1, 4, 10, 19])
+def test_truncated_shard_names_file_and_byte(shard, cut):
+    last = index_shard(shard)[-1].offset
+    shard.write_bytes(shard.read_bytes()[:-cut])
+    with pytest.raises(ValueError, match="truncated record") as error:
+        index_shard(shard)
+    assert str(shard) in str(error.value) and f"byte {last}:" in str(error.value)
+
+
+def test_shard_cut_after_indexing(shard):
+    last = index_shard(shard)[-1]
+    shard.write_bytes(shard.read_bytes()[:-6])
+    with pytest.raises(ValueError, match=f"truncated record at byte {last.offset}"):
+        read_record(last)
+
+
+def test_any_flipped_bit_of_a_payload_is_found(shard):
+    record = index_shard(shard)[0]
+    intact = shard.read_bytes()
+    for bit in range(0, 8 * record.length, 7):
+        damaged = bytearray(intact)
+        damaged[record.payload_offset + bit // 8] ^= 1 << bit % 8
+        shard.write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged record at byte 0") as error:
+            read_record(record)
+        assert str(shard) in str(error.value)
+
+
+@pytest.mark.parametrize("byte", range(12))
+def test_a_flipped_header_is_found_by_the_index(shard, byte):
+    second = index_shard(shard)[1].offset
+    damaged = bytearray(shard.read_bytes())
+    damaged[second + byte] ^= 4
+    shard.write_bytes(damaged)
+    with pytest.raises(ValueError, match=f"damaged record at byte {second}") as error:
+        index_shard(shard)
+    assert str(shard) in str(error.value)
+
+
+def test_the_real_shards_are_intact(bridge_root):
+    path = bridge_root / "bridge_dataset-train.tfrecord-00000-of-00001"
+    records = index_shard(path)
+    data = path.read_bytes()
+    assert len(records) == 16
+    assert records[-1].offset + 16 + records[-1].length == len(data)
+    for record in records:
+        (length,) = struct.unpack_from("<Q", data, record.offset)
+        start = record.offset + 12
+        assert read_record(record) == data[start : start + length]
+    assert np.unique([record.checksum for record in records]).size == 16

@@ -1,0 +1,150 @@
+"""Action statistics against numpy, their cache, and the scaling that they define."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from absl import logging
+
+from roam_jax.data import statistics as module
+from roam_jax.data.dataset import EpisodeReader
+from roam_jax.data.statistics import ActionStatistics, cached_statistics, compute_statistics
+from tests.data import rlds
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROAM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def written_actions(episodes):
+    """Target actions, each step by itself."""
+    rows = []
+    for episode in episodes:
+        change = episode.state[2:] - episode.state[1:-1]
+        change[:, 3:6] = np.arctan2(np.sin(change[:, 3:6]), np.cos(change[:, 3:6]))
+        gripper = 1.0 if episode.action[-1, 6] > 0.5 else 0.0
+        for step in reversed(range(1, len(episode.action))):
+            command = episode.action[step, 6]
+            gripper = 1.0 if command > 0.95 else 0.0 if command < 0.05 else gripper
+            if step < len(episode.action) - 1:
+                change[step - 1, 6] = gripper
+        rows.append(change)
+    return np.concatenate(rows).astype(np.float64)
+
+
+def write(root, *, val_seed=50):
+    train = [rlds.StoredEpisode.random(i, 12 + i) for i in range(6)]
+    rlds.write_dataset(root, {"train": train, "val": [rlds.StoredEpisode.random(val_seed, 12)]})
+    return written_actions(train)
+
+
+def test_figures_equal_numpy(tmp_path):
+    actions = write(tmp_path / "toy")
+    found = compute_statistics(EpisodeReader(tmp_path / "toy", "train"))
+    assert (found.count, found.episodes) == (len(actions), 6)
+    for name, expected in {
+        "mean": actions.mean(0),
+        "std": actions.std(0),
+        "minimum": actions.min(0),
+        "maximum": actions.max(0),
+        "q01": np.quantile(actions, 0.01, axis=0),
+        "q99": np.quantile(actions, 0.99, axis=0),
+    }.items():
+        np.testing.assert_allclose(getattr(found, name), expected, atol=1e-6, err_msg=name)
+
+
+def test_real_train_split(bridge_root):
+    found = compute_statistics(EpisodeReader(bridge_root, "train"))
+    assert (found.count, found.episodes) == (16 * 8, 16)
+    assert found.constant == ()
+    assert found.minimum[6] == 0 and found.maximum[6] == 1
+
+
+def test_the_val_split_changes_nothing(tmp_path):
+    write(tmp_path / "one")
+    write(tmp_path / "two", val_seed=51)
+    one, two = (compute_statistics(EpisodeReader(tmp_path / n, "train")) for n in ("one", "two"))
+    assert dataclasses.replace(one, root="") == dataclasses.replace(two, root="")
+    with pytest.raises(ValueError, match="split 'val': expected 'train'"):
+        compute_statistics(EpisodeReader(tmp_path / "one", "val"))
+
+
+def test_made_once_for_each_content(tmp_path, cache, monkeypatch):
+    write(tmp_path / "toy")
+    first = cached_statistics(EpisodeReader(tmp_path / "toy", "train"))
+    (path,) = (cache / "statistics").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "compute_statistics", None)
+        assert cached_statistics(EpisodeReader(tmp_path / "toy", "train")) == first
+        (tmp_path / "toy").rename(tmp_path / "moved")
+        moved = cached_statistics(EpisodeReader(tmp_path / "moved", "train"))
+        assert moved == dataclasses.replace(first, root=str(tmp_path / "moved"))
+    train = [rlds.StoredEpisode.random(i, 12) for i in range(20, 22)]
+    rlds.write_dataset(tmp_path / "toy", {"train": train})
+    assert cached_statistics(EpisodeReader(tmp_path / "toy", "train")).count == 20
+    assert len(list((cache / "statistics").iterdir())) == 2
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ValueError, match=f"{path}: .*delete it"):
+        cached_statistics(EpisodeReader(tmp_path / "moved", "train"))
+
+
+def test_nothing_half_written(tmp_path, cache, monkeypatch):
+    write(tmp_path / "toy")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cached_statistics(EpisodeReader(tmp_path / "toy", "train"))
+    assert not list((cache / "statistics").glob("*.json"))
+
+
+def make(**changes):
+    zeros, ones = (0.0,) * 7, (1.0,) * 7
+    low = (-0.1, -0.2, -0.3, -0.4, 0.5, 0.0, 0.0)
+    high = (0.1, 0.4, 0.3, 0.0, 0.7, 0.0, 1.0)
+    fields = {"mean": zeros, "std": ones, "minimum": zeros, "maximum": ones}
+    fields |= {"q01": low, "q99": high, "fingerprint": "f", "root": "r"}
+    return ActionStatistics(count=3, episodes=1, **{**fields, **changes})
+
+
+def test_scaling_is_linear_between_the_quantiles():
+    statistics = make()
+    assert statistics.constant == ("yaw",)
+    low, high = np.float32(statistics.q01), np.float32(statistics.q99)
+    rows = np.stack([low, (low + high) / 2, high, low - 1, high + 1])
+    rows[:, 6] = 0, 0.5, 1, 0, 1
+    expected = np.repeat(np.float32([-1, 0, 1, -1, 1]), 7).reshape(5, 7)
+    expected[:, 5] = 0
+    expected[:, 6] = rows[:, 6]
+    scaled = statistics.normalise(rows)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, expected, atol=1e-6)
+    np.testing.assert_allclose(statistics.unnormalise(scaled)[:3], rows[:3], atol=1e-6)
+
+
+def test_json_keeps_every_digit(bridge_root):
+    statistics = compute_statistics(EpisodeReader(bridge_root, "train"))
+    assert ActionStatistics.from_json(statistics.to_json()) == statistics
+
+
+def test_bad_fields_are_named():
+    with pytest.raises(ValueError, match=r"q01 = .*expected 7 finite numbers"):
+        make(q01=(0.0,) * 6)
+    with pytest.raises(ValueError, match="expected a JSON object"):
+        ActionStatistics.from_json(json.dumps({"count": 3}))
+
+
+def test_a_constant_dimension_is_said(tmp_path, monkeypatch):
+    episode = rlds.StoredEpisode.random(0, 12)
+    episode.state[:, 1] = 0.25
+    rlds.write_dataset(tmp_path / "toy", {"train": [episode]})
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    statistics = cached_statistics(EpisodeReader(tmp_path / "toy", "train"))
+    assert statistics.constant == ("y",)
+    assert len(said) == 1 and "y never changes" in said[0]

@@ -1,0 +1,169 @@
+"""Windows: their index, their alignment in time, and what they may not see."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from absl import logging
+from safetensors.numpy import save_file
+
+from roam_jax.contracts import TimeSpec
+from roam_jax.data.actions import relabel
+from roam_jax.data.dataset import EpisodeReader
+from roam_jax.data.statistics import compute_statistics
+from roam_jax.data.windows import WindowSource
+from tests.data import rlds
+
+TIME = TimeSpec(frames=9, t_current=2)
+# Stored steps; after the first is dropped they hold 1, 0, 4 and 2 windows of 9 frames.
+STEPS = (10, 9, 13, 11)
+
+
+def open_windows(root, *, time=TIME, image_size=8, text="language_embedding"):
+    reader = EpisodeReader(root, "train")
+    statistics = compute_statistics(reader)
+    return WindowSource(reader, time, image_size=image_size, statistics=statistics, text=text)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    episodes = [rlds.StoredEpisode.random(i, steps) for i, steps in enumerate(STEPS)]
+    return rlds.write_dataset(tmp_path / "toy", {"train": episodes})
+
+
+def test_every_start_of_every_long_enough_episode(toy):
+    source = open_windows(toy)
+    expected = [(0, 0), (2, 0), (2, 1), (2, 2), (2, 3), (3, 0), (3, 1)]
+    windows = [source[i] for i in range(len(source))]
+    assert [(int(w["episode"]), int(w["start"])) for w in windows] == expected
+    assert [source.window_index(*pair) for pair in expected] == list(range(7))
+    for outside in (-1, 7):
+        with pytest.raises(IndexError):
+            source[outside]
+    with pytest.raises(IndexError, match=r"start 4 in episode 2 .* of 4 windows"):
+        source.window_index(2, 4)
+    with pytest.raises(IndexError, match="of 0 windows"):
+        source.window_index(1)
+
+
+@pytest.mark.parametrize("t_current", [1, 2])
+def test_a_window_is_aligned_with_the_stored_steps(toy, t_current):
+    time = TimeSpec(frames=9, t_current=t_current)
+    source = open_windows(toy, time=time)
+    stored = rlds.StoredEpisode.random(2, 13)
+    window = source[source.window_index(2, 3)]
+    # Kept step 3 is stored step 4.
+    np.testing.assert_array_equal(window["frames"], stored.frames[4:13])
+    np.testing.assert_array_equal(window["text"], stored.embedding[None])
+    actions = relabel(stored.state, stored.action)
+    scale = source.statistics.normalise
+    past = 4 * t_current - 4
+    assert window["past_actions"].shape == (past, 7)
+    np.testing.assert_array_equal(window["past_actions"], scale(actions.inputs[3 : 3 + past]))
+    np.testing.assert_array_equal(window["action_chunk"], scale(actions.targets[3 + past : 11]))
+    # Action i is the transition from frame i to frame i + 1.
+    chunk = source.statistics.unnormalise(window["action_chunk"])
+    clipped = np.abs(window["action_chunk"][:, :3]) >= 1
+    reached = stored.state[5 + past : 13, :3] - stored.state[4 + past : 12, :3]
+    np.testing.assert_allclose(chunk[:, :3][~clipped], reached[~clipped], atol=1e-5)
+
+
+def test_batch_contract(toy):
+    window = open_windows(toy)[0]
+    found = {name: (array.shape, array.dtype) for name, array in window.items()}
+    assert found == {
+        "frames": ((9, 8, 8, 3), np.uint8),
+        "text": ((1, 8), np.float32),
+        "past_actions": ((4, 7), np.float32),
+        "action_chunk": ((4, 7), np.float32),
+        "episode": ((), np.int32),
+        "start": ((), np.int32),
+    }
+    assert set(np.unique(window["action_chunk"][:, 6])) <= {0, 1}
+    assert set(np.unique(window["past_actions"][:, 6])) <= {0, 0.5, 1}
+
+
+def test_inputs_see_nothing_of_the_future(tmp_path):
+    """Every later frame, state and command changed: inputs stay bitwise equal, targets do not."""
+    stored, other = rlds.StoredEpisode.random(0, 12), rlds.StoredEpisode.random(1, 12)
+    root = rlds.write_dataset(tmp_path / "before", {"train": [stored]})
+    before = open_windows(root)
+    start, observed = 1, TIME.observed_frames
+    # The last observed frame is kept step start + observed - 1, stored one step later.
+    later = slice(start + observed + 1, None)
+    for track in ("frames", "state", "action"):
+        getattr(stored, track)[later] = getattr(other, track)[later]
+    # The command given at the last observed frame starts the first predicted action.
+    stored.action[start + observed] = other.action[start + observed]
+    root = rlds.write_dataset(tmp_path / "after", {"train": [stored]})
+    reader = EpisodeReader(root, "train")
+    after = WindowSource(reader, TIME, image_size=8, statistics=before.statistics)
+    one, two = before[start], after[start]
+    np.testing.assert_array_equal(one["frames"][:observed], two["frames"][:observed])
+    for name in ("past_actions", "text"):
+        np.testing.assert_array_equal(one[name], two[name])
+    assert (one["frames"][observed:] != two["frames"][observed:]).any()
+    assert (one["action_chunk"] != two["action_chunk"]).any()
+
+
+def test_short_episodes_are_counted_and_named(toy, monkeypatch):
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    source = open_windows(toy)
+    assert source.left_out == (("/recordings/1.npy#1", 8),)
+    assert len(said) == 1 and "left out 1 of 4 episodes" in said[0]
+    assert "/recordings/1.npy#1 (8)" in said[0]
+    described = json.loads(json.dumps(source.describe()))
+    assert (described["episodes"], described["windows"], described["left_out"]) == (3, 7, 1)
+
+
+def test_a_split_with_no_window_left(toy):
+    with pytest.raises(
+        ValueError, match=r"no window left in split 'train': windows have 13 frames"
+    ):
+        open_windows(toy, time=TimeSpec(frames=13, t_current=2))
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_frames_are_resized(toy, size):
+    stored = rlds.StoredEpisode.random(0, 10).frames[1:]
+    frames = open_windows(toy, image_size=size)[0]["frames"]
+    assert frames.shape == (9, size, size, 3)
+    if size == 4:
+        expected = stored.reshape(9, 4, 2, 4, 2, 3).mean((2, 4))
+        np.testing.assert_allclose(frames, expected, atol=0.51)
+    else:
+        linear = [cv2.resize(f, (16, 16), interpolation=cv2.INTER_LINEAR) for f in stored]
+        np.testing.assert_array_equal(frames, linear)
+
+
+def test_real_episodes_give_one_window_each(bridge_root):
+    source = open_windows(bridge_root, image_size=64)
+    assert len(source) == 16 and source.left_out == ()
+    window = source[5]
+    np.testing.assert_array_equal(window["frames"], source.reader[5].frames(1, 10))
+    assert window["text"].shape == (1, 512) and np.abs(window["text"]).max() > 0
+
+
+def test_text_from_a_file(toy, tmp_path):
+    path = tmp_path / "text.safetensors"
+    embeddings = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float16)
+    # "do thing 1" has no window, so nobody needs its text.
+    prompts = ["do thing 3", "do thing 0", "do thing 2"]
+    save_file({"embeddings": embeddings}, path, metadata={"prompts": json.dumps(prompts)})
+    source = open_windows(toy, text=path)
+    np.testing.assert_array_equal(source[0]["text"], embeddings[1].astype(np.float32))
+    np.testing.assert_array_equal(source[6]["text"], embeddings[0].astype(np.float32))
+    save_file({"embeddings": embeddings[:1]}, path, metadata={"prompts": json.dumps(prompts[:1])})
+    with pytest.raises(ValueError, match=r"2 instructions: \['do thing 0', 'do thing 2'\]"):
+        open_windows(toy, text=path)
+
+
+def test_a_dataset_without_embeddings(tmp_path):
+    features = rlds.bridge_features(8, language_embedding=None)
+    root = rlds.write_dataset(
+        tmp_path / "toy", {"train": [rlds.StoredEpisode.random(0, 10)]}, features
+    )
+    with pytest.raises(ValueError, match="stores none; expected a file"):
+        open_windows(root)
