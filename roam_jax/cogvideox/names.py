@@ -80,26 +80,38 @@ class TensorName:
         }
 
 
+def source_shapes(names: Sequence[TensorName]) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of the diffusers checkpoint, by key."""
+    return {key: name.shape for name in names for key in name.keys}
+
+
+def target_shapes(names: Sequence[TensorName]) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of our tree, by path."""
+    return {name.target: name.target_shape for name in names}
+
+
 def account(
-    names: Sequence[TensorName], found: Mapping[str, tuple[int, ...]], *, where: str
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    *,
+    where: str,
 ) -> None:
-    """Checks that a checkpoint holds exactly the named tensors.
+    """Checks that what was found is exactly what the model needs.
 
     Args:
-        names: what the model needs.
-        found: key -> shape, all that the checkpoint holds.
+        expected: name -> shape, from `source_shapes` or `target_shapes`.
+        found: name -> shape, all that there is.
         where: the checkpoint, for the message.
 
     Raises:
         ValueError: lists missing, unexpected and misshapen tensors together.
     """
-    expected = {key: name.shape for name in names for key in name.keys}
     missing = sorted(expected.keys() - found.keys())
     unexpected = sorted(found.keys() - expected.keys())
     misshapen = [
-        f"{key} has {tuple(found[key])}, expected {shape}"
-        for key, shape in expected.items()
-        if key in found and tuple(found[key]) != tuple(shape)
+        f"{name} has {tuple(found[name])}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != shape
     ]
     report = [
         f"{len(lines)} {word}: {_shorten(lines, nearest)}"

@@ -1,0 +1,99 @@
+"""Opens a converted checkpoint: modules, and parameters as views on memory-mapped files.
+
+Opening reads headers only. Parameters keep the dtype of the file; the modules promote them where
+they are used, so float16 weights of the 2B model stay 3.4 GB.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from roam_jax.cogvideox.components import COMPONENTS
+from roam_jax.cogvideox.importing import MANIFEST_FILE, WEIGHTS_FILE, Manifest
+from roam_jax.cogvideox.mapped import open_tensors
+from roam_jax.cogvideox.names import account, target_shapes
+from roam_jax.cogvideox.transformer import Transformer
+from roam_jax.cogvideox.vae import VAE
+from roam_jax.contracts import Params
+
+
+def load_transformer(
+    path: str | os.PathLike[str], *, dtype: Any = None
+) -> tuple[Transformer, Params]:
+    """Opens DST/transformer, as written by `import_diffusers`.
+
+    Args:
+        path: the converted folder DST.
+        dtype: compute dtype; None = float32 on CPUs, bfloat16 on accelerators.
+
+    Returns:
+        The module, and read-only NumPy views for `module.apply({"params": params}, latents, text,
+        timesteps)`.
+
+    Raises:
+        FileNotFoundError: not a converted folder.
+        ValueError: the files do not belong together.
+    """
+    config, params = _load(pathlib.Path(path), "transformer")
+    return Transformer(config, _compute_dtype(dtype)), params
+
+
+def load_vae(path: str | os.PathLike[str], *, dtype: Any = None) -> tuple[VAE, Params]:
+    """Opens DST/vae; as `load_transformer`."""
+    config, params = _load(pathlib.Path(path), "vae")
+    return VAE(config, _compute_dtype(dtype)), params
+
+
+def fingerprint(folder: str | os.PathLike[str]) -> str:
+    """Hash of a converted network's weights: equal exactly when the weights file is.
+
+    Args:
+        folder: DST/transformer or DST/vae.
+
+    Raises:
+        FileNotFoundError: not a converted network.
+        ValueError: the weights are not the ones that the manifest was written for.
+    """
+    return _read_manifest(pathlib.Path(folder)).fingerprint
+
+
+def _compute_dtype(dtype: Any) -> Any:
+    if dtype is not None:
+        return dtype
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+
+
+def _load(path: pathlib.Path, part: str) -> tuple[Any, Params]:
+    folder = path / part
+    _read_manifest(folder)
+    config = COMPONENTS[part].read_config(folder)
+    names = COMPONENTS[part].names(config)
+    parameters = open_tensors(folder / WEIGHTS_FILE)
+    found = {name: parameter.shape for name, parameter in parameters.items()}
+    account(target_shapes(names), found, where=str(folder))
+    return config, traverse_util.unflatten_dict(parameters, sep="/")
+
+
+def _read_manifest(folder: pathlib.Path) -> Manifest:
+    path, weights = folder / MANIFEST_FILE, folder / WEIGHTS_FILE
+    if not path.is_file() or not weights.is_file():
+        raise FileNotFoundError(
+            f"{folder}: no {path.name} with {weights.name}; "
+            "`python -m convert import --src DIFFUSERS_DIR --dst DIR` writes both"
+        )
+    try:
+        manifest = Manifest(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: no manifest of this version: {error}") from error
+    if weights.stat().st_size != manifest.bytes:
+        raise ValueError(
+            f"{weights}: has {weights.stat().st_size} bytes, its manifest says {manifest.bytes}"
+        )
+    return manifest

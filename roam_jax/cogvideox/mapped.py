@@ -1,0 +1,129 @@
+"""safetensors files as memory maps: a checkpoint opens at once and is read when it is used.
+
+The format is an 8-byte length, a JSON header and one gapless buffer. Files written here pad the
+header so that the buffer starts on a 64-byte boundary, and put tensors of a multiple of 64 bytes
+first: all of these are aligned, and JAX takes them on a CPU without a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import mmap
+import os
+import pathlib
+import struct
+from collections.abc import Iterator, Mapping
+
+import ml_dtypes
+import numpy as np
+
+DTYPES = {
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F32": np.dtype(np.float32),
+}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_ALIGNMENT = 64
+
+
+def open_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Read-only views on the tensors of a file, by name.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is truncated, longer than its header says, or no safetensors file, or
+            holds a tensor that is not float16, bfloat16 or float32.
+    """
+    start, header = _read_header(path)
+    buffer = path.stat().st_size - start
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if end != buffer:
+        fault = "ends early" if end > buffer else "is longer than its header says"
+        raise ValueError(f"{path}: {fault}: it has {start + buffer} bytes, expected {start + end}")
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return {
+        name: _view(mapped, start, entry, where=f"{path}: {name}") for name, entry in header.items()
+    }
+
+
+def _read_header(path: pathlib.Path) -> tuple[int, dict[str, dict]]:
+    """Where the buffer starts, and the entry of each tensor."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if 8 + length > size:
+            raise ValueError(
+                f"{path}: no safetensors file, or cut within its header: it has {size} bytes, the "
+                f"header ends at {8 + length}"
+            )
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            for entry in header.values():
+                begin, end = entry["data_offsets"]
+                entry |= {
+                    "dtype": str(entry["dtype"]),
+                    "shape": tuple(int(size) for size in entry["shape"]),
+                    "data_offsets": (int(begin), int(end)),
+                }
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: no safetensors file, the header does not parse") from error
+    return 8 + length, header
+
+
+def _view(mapped: mmap.mmap, start: int, entry: Mapping, *, where: str) -> np.ndarray:
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"{where} is {entry['dtype']}, expected one of {', '.join(DTYPES)}")
+    dtype, shape = DTYPES[entry["dtype"]], entry["shape"]
+    begin, end = entry["data_offsets"]
+    count = math.prod(shape)
+    if begin < 0 or end - begin != count * dtype.itemsize:
+        raise ValueError(
+            f"{where} has shape {shape} and {end - begin} bytes, expected {count * dtype.itemsize}"
+        )
+    return np.frombuffer(mapped, dtype, count, start + begin).reshape(shape)
+
+
+@contextlib.contextmanager
+def create_tensors(
+    path: pathlib.Path, specs: Mapping[str, tuple[tuple[int, ...], np.dtype]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Makes a file of the given shapes and dtypes; yields writable views to fill, by name.
+
+    What is filled goes to the page cache, not to this process's memory. The file is on the disk
+    when the context ends.
+    """
+
+    def order(name: str) -> tuple:
+        shape, dtype = specs[name]
+        size = math.prod(shape) * dtype.itemsize
+        return size % _ALIGNMENT != 0, -dtype.itemsize, name
+
+    header, end = {}, 0
+    for name in sorted(specs, key=order):
+        shape, dtype = specs[name]
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": _CODES[dtype],
+            "shape": shape,
+            "data_offsets": [begin, end],
+        }
+    # The metadata is what diffusers' own files have.
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    start = 8 + len(text)
+    with path.open("wb+") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(start + end)
+        file.flush()
+        mapped = mmap.mmap(file.fileno(), start + end)
+        yield {
+            name: _view(mapped, start, entry, where=f"{path}: {name}")
+            for name, entry in header.items()
+        }
+        mapped.flush()
+        os.fsync(file.fileno())

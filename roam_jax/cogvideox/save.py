@@ -1,0 +1,71 @@
+"""Writes our parameters as a diffusers directory, which `from_pretrained` loads."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+from flax import traverse_util
+
+from roam_jax.cogvideox.components import COMPONENTS, Component
+from roam_jax.cogvideox.config import TransformerConfig
+from roam_jax.cogvideox.importing import new_directory
+from roam_jax.cogvideox.mapped import create_tensors
+from roam_jax.cogvideox.names import account, target_shapes
+from roam_jax.cogvideox.vae_config import VAEConfig
+from roam_jax.contracts import Params
+
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def save_diffusers(
+    directory: str | os.PathLike[str],
+    *,
+    transformer: tuple[TransformerConfig, Params] | None = None,
+    vae: tuple[VAEConfig, Params] | None = None,
+    dtype: np.dtype | type | None = None,
+) -> None:
+    """Writes one or both networks; the inverse of `import_diffusers`.
+
+    Args:
+        directory: the new folder; appears whole or not at all.
+        transformer, vae: config and parameters, whose leaves are arrays of any kind.
+        dtype: float16, bfloat16 or float32 for every tensor; None keeps each parameter's own.
+
+    Raises:
+        FileExistsError: `directory` exists.
+        ValueError: no network is given, or its parameters do not fit its config.
+    """
+    parts = {"transformer": transformer, "vae": vae}
+    given = {name: part for name, part in parts.items() if part is not None}
+    if not given:
+        raise ValueError("save_diffusers: expected transformer or vae")
+    with new_directory(pathlib.Path(directory)) as folder:
+        for name, (config, params) in given.items():
+            _save_component(folder / name, COMPONENTS[name], config, params, dtype)
+
+
+def _save_component(
+    folder: pathlib.Path,
+    component: Component,
+    config: TransformerConfig | VAEConfig,
+    params: Params,
+    dtype: np.dtype | type | None,
+) -> None:
+    flat = traverse_util.flatten_dict(params, sep="/")
+    names = component.names(config)
+    shapes = {name: parameter.shape for name, parameter in flat.items()}
+    account(target_shapes(names), shapes, where=f"parameters of {folder.name}")
+
+    folder.mkdir()
+    component.write_config(folder, config)
+    specs = {
+        key: (name.shape, np.dtype(flat[name.target].dtype if dtype is None else dtype))
+        for name in names
+        for key in name.keys
+    }
+    with create_tensors(folder / DIFFUSERS_WEIGHTS, specs) as tensors:
+        for name in names:
+            for key, tensor in name.to_theirs(np.asarray(flat[name.target])).items():
+                tensors[key][...] = tensor
