@@ -1,0 +1,210 @@
+"""The training loop, in a fixed order: evaluate, save, next batch, step.
+
+A checkpoint of step k is taken before batch k + 1 is drawn, together with the batch iterator's
+state, so that a resumed run sees the same data (the order is kauldron's). Keys are folded from the
+step, so nothing else needs to be remembered, and a run that was killed at any moment repeats the
+steps since its last checkpoint bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from roam_jax.contracts import Batch, Params, Task
+from roam_jax.train import optim, sharding
+from roam_jax.train.checkpoint import Checkpoints
+from roam_jax.train.interrupts import Interrupts
+from roam_jax.train.metrics import MetricsLog
+from roam_jax.train.progress import Progress
+from roam_jax.train.state import (
+    TrainState,
+    abstract_params,
+    abstract_state,
+    create_params,
+    create_state,
+    load_pretrained,
+    merge,
+    partition,
+)
+from roam_jax.train.step import Metrics, make_train_step
+from roam_jax.train.workdir import Workdir, plain, require_same_config
+
+Evaluate = Callable[[Params, int], Mapping[str, float]]
+
+
+def run(
+    task: Task,
+    batches: Any,
+    *,
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    rounds: int,
+    rules: sharding.Rules,
+    provenance: Mapping[str, Any] | None = None,
+    evaluate: Evaluate | None = None,
+) -> TrainState:
+    """Train until `train.steps`, from the workdir's last checkpoint if there is one.
+
+    Args:
+        task: what is trained.
+        batches: endless iterator of global batches, host arrays, with `get_state()`, the position
+            after the batches drawn so far (JSON-serialisable), and `set_state(state)`, as Grain's.
+        config: the whole config; used are seed, train.*, optim.*, mesh.*.
+        workdir: folder of the run, made if needed.
+        rounds: passed to `task.loss`, static.
+        rules: sharding rules, see `sharding.match_rules`.
+        provenance: stored beside the config; its "fingerprints" must not change on a resume.
+        evaluate: from (all parameters, step) to numbers, called every `train.eval_every` steps
+            and after the last (0 = never); logged as "eval/...".
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        ValueError: config, mesh, rules, weights, batches or workdir that do not fit.
+        FloatingPointError: loss or gradient is not finite; the last checkpoint is kept.
+        SystemExit: 143 after SIGTERM, 130 after SIGINT, with the state saved.
+    """
+    # All that can be refused is refused before anything is written.
+    folder, provenance = Workdir(pathlib.Path(workdir)), provenance or {}
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    batch_shapes = sharding.batch_shapes(task.batch_spec, mesh)
+    tx, schedule = optim.make_optimizer(
+        config.optim, steps=config.train.steps, no_decay=task.no_decay
+    )
+    folder.require(config, provenance)
+    params = abstract_params(task, mesh, rules=rules)
+    pretrained = load_pretrained(task, params)
+    trainable, frozen = partition(params, task.trainable)
+    like = abstract_state(trainable, tx, mesh)
+    frozen = create_params(task, frozen, pretrained=pretrained, seed=config.seed)
+    folder.create(config, provenance)
+
+    steps = config.train.steps
+    with (
+        Interrupts() as interrupts,
+        Checkpoints(folder.checkpoints, keep=config.train.keep) as checkpoints,
+    ):
+        if checkpoints.steps:
+            state = _resume(checkpoints, like, batches, config)
+        else:
+            fresh = create_params(task, trainable, pretrained=pretrained, seed=config.seed)
+            state = create_state(fresh, tx, like=like)
+        start = int(state.step)
+        if start == steps:
+            logging.info("%s is finished: all of its %d steps are done", folder.path, steps)
+            return state
+        train_step = make_train_step(task, tx, schedule, seed=config.seed, like=like)
+        train_step = _compile(train_step, like, frozen, batch_shapes, rounds)
+        with (
+            MetricsLog(folder.metrics_file, folder.tensorboard, last_step=start) as log,
+            Progress(start, steps) as progress,
+        ):
+            pause = _Pause(config, checkpoints, log, progress, batches, frozen, evaluate)
+            metrics: Metrics = {}
+            for step in range(start, steps + 1):
+                if step > start:  # what a run resumes from was evaluated and saved before
+                    pause(step, state, metrics, stop=interrupts.signal is not None)
+                if interrupts.signal:
+                    logging.info("%s at step %d: saved", interrupts.signal.name, step)
+                    raise SystemExit(interrupts.exit_code)
+                if step < steps:
+                    batch = sharding.put_batch(_draw(batches, step), batch_shapes)
+                    # The host prepares a batch while the devices run one step, and no further.
+                    jax.block_until_ready(metrics)
+                    state, metrics = train_step(state, frozen, batch)
+                    progress.advance()
+    return state
+
+
+class _Pause:
+    """What is done between two steps, each when it is due: evaluate, log, save."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        checkpoints: Checkpoints,
+        log: MetricsLog,
+        progress: Progress,
+        batches: Any,
+        frozen: Params,
+        evaluate: Evaluate | None,
+    ):
+        self._config, self._checkpoints, self._log = config, checkpoints, log
+        self._progress, self._batches = progress, batches
+        self._frozen, self._evaluate = frozen, evaluate
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics, *, stop: bool) -> None:
+        train = self._config.train
+        evaluate = self._evaluate is not None and self._due(step, train.eval_every)
+        log = evaluate or step == 1 or self._due(step, train.log_every)
+        save = stop or step == train.steps or self._due(step, train.save_every)
+        if not (log or save):
+            return
+        metrics = jax.device_get(metrics)
+        values = {name: float(metrics[name]) for name in sorted(metrics, key=lambda n: n != "loss")}
+        self._require_finite(step, values)
+        values["seconds_per_step"] = self._progress.lap(values["loss"])
+        if evaluate:
+            found = self._evaluate(merge(state.trainable, self._frozen), step)
+            values |= {f"eval/{name}": float(value) for name, value in found.items()}
+        if log:
+            self._log.write(step, values)
+        if save:
+            data = self._batches.get_state()
+            self._checkpoints.save(step, state, data=data, config=plain(self._config))
+        self._progress.restart_lap()
+
+    def _due(self, step: int, every: int) -> bool:
+        return every > 0 and (step % every == 0 or step == self._config.train.steps)
+
+    def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
+        if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
+            steps = self._checkpoints.steps
+            raise FloatingPointError(
+                f"step {step}: loss = {values['loss']}, grad_norm = {values['grad_norm']}; stopped "
+                f"without saving. The last good checkpoint in {self._checkpoints.directory} is "
+                + (f"step {steps[-1]}" if steps else "none")
+            )
+
+
+def _draw(batches: Any, step: int) -> Batch:
+    batch = next(batches, None)
+    if batch is None:
+        raise ValueError(f"the batches ended after {step} steps; expected an endless iterator")
+    return batch
+
+
+def _resume(
+    checkpoints: Checkpoints, like: TrainState, batches: Any, config: ConfigDict
+) -> TrainState:
+    """The latest checkpoint, with `batches` put to its place."""
+    state, data, saved = checkpoints.restore(like)
+    where = f"checkpoint of step {int(state.step)} in {checkpoints.directory}"
+    require_same_config(saved, config, where=where)
+    batches.set_state(data)
+    logging.info("resuming from the %s", where)
+    return state
+
+
+def _compile(
+    step: Any,
+    like: TrainState,
+    frozen: Params,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    rounds: int,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Compile ahead of the first batch; the result refuses other shapes, it never recompiles."""
+    logging.info("compiling the training step (rounds = %d)", rounds)
+    began = time.perf_counter()
+    compiled = step.lower(like, frozen, batch, rounds=rounds).compile()
+    logging.info("compiled in %.1f s", time.perf_counter() - began)
+    return compiled

@@ -1,0 +1,203 @@
+"""The device mesh, and which parameter is split over which of its axes.
+
+Arrays carry their sharding and XLA places the collectives: what used to be `pjit` is `jax.jit` on
+arrays with a `NamedSharding`. Which parameter is split is an ordered list of (regular expression,
+PartitionSpec) rules, as in big_vision and MaxText; the first rule found in a name decides.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from roam_jax.axes import FSDP, MESH_AXES
+from roam_jax.contracts import Params
+from roam_jax.train import names
+
+# From (shape, size of each mesh axis) to the spec of one parameter.
+SpecFn = Callable[[tuple[int, ...], Mapping[str, int]], PartitionSpec]
+Rules = Sequence[tuple[str, PartitionSpec | SpecFn]]
+
+# Below this many elements a gather costs more than the copies that sharding saves.
+MIN_SHARDED_SIZE = 1 << 12
+
+
+def make_mesh(data: int, fsdp: int, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Mesh with the axes `roam_jax.axes.MESH_AXES`.
+
+    Args:
+        data: devices along "data"; parameters are copied along it. -1 = the rest.
+        fsdp: devices along "fsdp"; parameters are split along it. -1 = the rest.
+        devices: the devices to use; None = all of them.
+
+    Raises:
+        ValueError: data x fsdp is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    count = len(devices)
+    sizes = (data, fsdp)
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) == 1 and known > 0 and count % known == 0:
+        sizes = tuple(count // known if size == -1 else size for size in sizes)
+    if min(sizes) < 1 or math.prod(sizes) != count:
+        near = _nearest_mesh(sizes, count)
+        raise ValueError(
+            f"mesh.data = {data}, mesh.fsdp = {fsdp}: expected a product of {count}, the number "
+            "of devices (one of the two may be -1, the rest); nearest that works: "
+            f"mesh.data = {near[0]}, mesh.fsdp = {near[1]}"
+        )
+    return jax.make_mesh(
+        sizes, MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * len(MESH_AXES)
+    )
+
+
+def _nearest_mesh(sizes: tuple[int, int], count: int) -> tuple[int, int]:
+    """The (data, fsdp) with product `count` that is nearest in ratio; sizes < 1 are free."""
+
+    def distance(mesh: tuple[int, int]) -> float:
+        pairs = zip(mesh, sizes, strict=True)
+        return sum(abs(math.log(new / old)) for new, old in pairs if old >= 1)
+
+    return min(((d, count // d) for d in range(1, count + 1) if count % d == 0), key=distance)
+
+
+def shard_largest(
+    shape: tuple[int, ...],
+    axis_sizes: Mapping[str, int],
+    *,
+    axis: str = FSDP,
+    min_size: int = MIN_SHARDED_SIZE,
+) -> PartitionSpec:
+    """A rule's right-hand side: split the largest axis that divides, else copy.
+
+    Args:
+        shape: shape of the parameter.
+        axis_sizes: devices along each mesh axis.
+        axis: the mesh axis to split over.
+        min_size: parameters with fewer elements are copied.
+    """
+    devices = axis_sizes[axis]
+    dividing = [(size, -i) for i, size in enumerate(shape) if size % devices == 0]
+    if math.prod(shape) < min_size or not dividing:
+        return PartitionSpec()
+    return PartitionSpec(*[None] * -max(dividing)[1], axis)
+
+
+# What to pass where nothing better is known of a tree.
+DEFAULT_RULES: Rules = ((".*", shard_largest),)
+
+
+def match_rules(rules: Rules, shapes: Params, *, axis_sizes: Mapping[str, int]) -> Params:
+    """The PartitionSpec of each parameter, by the first rule found in its name.
+
+    Args:
+        rules: (regular expression, spec), in order. The spec is a `PartitionSpec`, which must
+            divide the parameter, or a function such as `shard_largest` that looks at the shape.
+        shapes: tree of anything with a `shape`.
+        axis_sizes: devices along each mesh axis, `mesh.shape`.
+
+    Returns:
+        A tree like `shapes`, of PartitionSpecs.
+
+    Raises:
+        ValueError: parameters that no rule matches, rules that decide no parameter, and specs that
+            do not fit their parameter, all in one message.
+    """
+    specs, problems, used = {}, [], set()
+    for name, leaf in names.flatten(shapes).items():
+        index = next((i for i, (regex, _) in enumerate(rules) if re.search(regex, name)), None)
+        if index is None:
+            problems.append(f"parameter {name} {leaf.shape} is matched by no rule")
+            continue
+        used.add(index)
+        regex, spec = rules[index]
+        if not isinstance(spec, PartitionSpec):
+            spec = spec(tuple(leaf.shape), axis_sizes)
+        if misfit := _misfit(spec, tuple(leaf.shape), axis_sizes):
+            problems.append(f"rule {regex!r} -> {spec} on parameter {name} {leaf.shape}: {misfit}")
+        specs[name] = spec
+    problems += [
+        f"rule {regex!r} -> {spec} decides no parameter"
+        for i, (regex, spec) in enumerate(rules)
+        if i not in used
+    ]
+    if problems:
+        raise ValueError("sharding rules: " + "; ".join(problems))
+    return names.unflatten(specs)
+
+
+def _misfit(spec: PartitionSpec, shape: tuple[int, ...], axis_sizes: Mapping[str, int]) -> str:
+    """Why the spec does not fit the shape; empty where it does."""
+    if len(spec) > len(shape):
+        return f"the spec has {len(spec)} axes, the parameter {len(shape)}"
+    for i, entry in enumerate(spec):
+        axes = () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+        unknown = [axis for axis in axes if axis not in axis_sizes]
+        if unknown:
+            return f"mesh axis {unknown[0]!r} is none of {tuple(axis_sizes)}"
+        devices = math.prod(axis_sizes[axis] for axis in axes)
+        if shape[i] % devices:
+            return f"axis {i} of size {shape[i]} does not divide by {devices} devices"
+    return ""
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Axis 0 split over all devices: fsdp devices see different rows as well."""
+    return NamedSharding(mesh, PartitionSpec(MESH_AXES))
+
+
+def batch_shapes(batch_spec: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The batch that a step is compiled for.
+
+    Args:
+        batch_spec: name -> `ArraySpec` of the global batch.
+        mesh: the device mesh.
+
+    Raises:
+        ValueError: the batch does not divide by the number of devices.
+    """
+    rows = {spec.shape[0] for spec in batch_spec.values()}
+    if len(rows) != 1 or min(rows) % mesh.size:
+        raise ValueError(
+            f"train.batch_size = {', '.join(map(str, sorted(rows)))} does not divide by "
+            f"mesh.data x mesh.fsdp = {mesh.size} devices"
+        )
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
+        for name, spec in batch_spec.items()
+    }
+
+
+def put_batch(
+    batch: Mapping[str, Any], shapes: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+    """A host batch on the devices, each with its rows.
+
+    Args:
+        batch: name -> host array.
+        shapes: what the step was compiled for, from `batch_shapes`.
+
+    Raises:
+        ValueError: a field is missing or unexpected, or has another shape or dtype.
+    """
+    want = {name: (tuple(spec.shape), str(spec.dtype)) for name, spec in shapes.items()}
+    have = {name: (tuple(array.shape), str(array.dtype)) for name, array in batch.items()}
+    wrong = [
+        f"{name} is {have.get(name, 'missing')}, expected {want.get(name, 'no such field')}"
+        for name in sorted(want.keys() | have.keys())
+        if want.get(name) != have.get(name)
+    ]
+    if wrong:
+        raise ValueError("batch does not fit Task.batch_spec: " + "; ".join(wrong))
+    return {name: jax.device_put(array, shapes[name].sharding) for name, array in batch.items()}

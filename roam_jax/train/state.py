@@ -1,0 +1,190 @@
+"""What a step changes, and how it comes to be: created sharded, loaded without a second copy.
+
+Shapes come from `eval_shape(task.init)`; what no file provides is made by one `jit` whose outputs
+are already sharded, and the rest goes from its (memory-mapped) file to the devices leaf by leaf.
+The pattern is openpi's. Frozen parameters are no part of the state: a step does not change them,
+so they are neither donated nor saved, and they keep the dtype of their file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from roam_jax.contracts import Params, Task
+from roam_jax.train import names, sharding
+
+# No run reaches this step, so that no training step shares its key with the initialisation.
+INIT_STEP = np.uint32(2**32 - 1)
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes, and exactly what a checkpoint holds.
+
+    Args:
+        step: number of finished updates, () int32.
+        trainable: tree of the parameters that train, float32.
+        opt_state: the optimizer's state of `trainable`.
+    """
+
+    step: Any
+    trainable: Params
+    opt_state: Any
+
+
+def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]:
+    """Split a tree by name into (trainable, frozen).
+
+    Args:
+        params: nested dict.
+        trainable: regular expressions, searched in "/"-joined names; what matches trains.
+
+    Raises:
+        ValueError: a pattern that matches no parameter, or no pattern at all.
+    """
+    if not trainable:
+        raise ValueError("Task.trainable is empty: no parameter would train")
+    leaves = names.flatten(params)
+    names.require_matches(trainable, leaves, what="Task.trainable")
+    trains = {name for name in leaves if names.matches(name, trainable)}
+    return (
+        names.unflatten({name: leaf for name, leaf in leaves.items() if name in trains}),
+        names.unflatten({name: leaf for name, leaf in leaves.items() if name not in trains}),
+    )
+
+
+def merge(trainable: Params, frozen: Params) -> Params:
+    """Inverse of `partition`."""
+    return names.unflatten({**names.flatten(trainable), **names.flatten(frozen)})
+
+
+def abstract_params(task: Task, mesh: Mesh, *, rules: sharding.Rules) -> Params:
+    """Shape, storage dtype and sharding of every parameter; nothing is allocated.
+
+    Args:
+        task: what is trained; trainable parameters are stored as float32.
+        mesh: the device mesh.
+        rules: sharding rules, see `sharding.match_rules`.
+
+    Raises:
+        ValueError: patterns or rules that do not fit the tree.
+    """
+    shapes = names.flatten(jax.eval_shape(task.init, jax.random.key(0)))
+    names.require_matches(task.no_decay, shapes, what="Task.no_decay")
+    trainable, _ = partition(shapes, task.trainable)
+    specs = names.flatten(sharding.match_rules(rules, shapes, axis_sizes=mesh.shape))
+    return names.unflatten(
+        {
+            name: jax.ShapeDtypeStruct(
+                leaf.shape,
+                jnp.float32 if name in trainable else leaf.dtype,
+                sharding=NamedSharding(mesh, specs[name]),
+            )
+            for name, leaf in shapes.items()
+        }
+    )
+
+
+def load_pretrained(task: Task, params: Params) -> dict[str, Any]:
+    """The arrays that come from files, by name.
+
+    Args:
+        task: what is trained.
+        params: tree of shapes, from `abstract_params`.
+
+    Raises:
+        ValueError: names that are unexpected, have another shape, or are frozen and in no file
+            (random weights that never train are always a mistake), all in one message.
+    """
+    if task.pretrained is None:
+        return {}
+    loaded, expected = names.flatten(task.pretrained()), names.flatten(params)
+    problems = []
+    for name, leaf in loaded.items():
+        if name not in expected:
+            near = names.nearest(name, list(expected))
+            problems.append(f"{name} {tuple(leaf.shape)} is unexpected (nearest: {near})")
+        elif tuple(leaf.shape) != expected[name].shape:
+            problems.append(
+                f"{name} has shape {tuple(leaf.shape)}, expected {expected[name].shape}"
+            )
+    problems += [
+        f"{name} {leaf.shape} is frozen and missing"
+        for name, leaf in expected.items()
+        if name not in loaded and not names.matches(name, task.trainable)
+    ]
+    if problems:
+        raise ValueError("pretrained parameters: " + "; ".join(problems))
+    return loaded
+
+
+def create_params(
+    task: Task, wanted: Params, *, pretrained: Mapping[str, Any], seed: int
+) -> Params:
+    """Parameters on their devices, each created or loaded with its sharding.
+
+    Args:
+        task: what is trained.
+        wanted: the part of `abstract_params` to create.
+        pretrained: from `load_pretrained`.
+        seed: of the initialisation; a parameter does not depend on which others are wanted.
+
+    Returns:
+        A tree like `wanted`. Loaded frozen parameters keep the dtype of their file.
+    """
+    leaves = names.flatten(wanted)
+    fresh = {name: leaf for name, leaf in leaves.items() if name not in pretrained}
+
+    def init(rng: jax.Array) -> dict[str, jax.Array]:
+        made = names.flatten(task.init(rng))
+        return {name: made[name].astype(leaf.dtype) for name, leaf in fresh.items()}
+
+    key = jax.random.fold_in(jax.random.key(seed), INIT_STEP)
+    shardings = {name: leaf.sharding for name, leaf in fresh.items()}
+    created = jax.jit(init, out_shardings=shardings)(key) if fresh else {}
+    for name in leaves.keys() - fresh.keys():
+        array = pretrained[name]
+        if names.matches(name, task.trainable):
+            array = np.asarray(array, np.float32)
+        created[name] = jax.device_put(array, leaves[name].sharding)
+    return names.unflatten({name: created[name] for name in leaves})
+
+
+def abstract_state(trainable: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes and shardings of the state; moments are sharded as their parameters."""
+
+    def on_mesh(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    everywhere = sharding.replicated(mesh)
+    return TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+        trainable=trainable,
+        opt_state=optax.tree.map_params(
+            tx,
+            lambda leaf, param: on_mesh(leaf, param.sharding),
+            jax.eval_shape(tx.init, trainable),
+            trainable,
+            transform_non_params=lambda leaf: on_mesh(leaf, everywhere),
+        ),
+    )
+
+
+def create_state(
+    trainable: Params, tx: optax.GradientTransformation, *, like: TrainState
+) -> TrainState:
+    """The state before the first step, sharded as `like` (from `abstract_state`)."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    return TrainState(
+        step=jax.device_put(np.int32(0), shardings.step),
+        trainable=trainable,
+        opt_state=jax.jit(tx.init, out_shardings=shardings.opt_state)(trainable),
+    )

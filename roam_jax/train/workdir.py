@@ -1,0 +1,146 @@
+"""The folder of one run: its config and where it comes from, metrics, checkpoints, evaluations.
+
+A folder belongs to one config for ever. The same command on it resumes; another config is refused
+with the keys that differ, because a run that changed half-way can neither be read nor repeated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# Leaves that change what is written down, not what is computed.
+FREE_KEYS = ("train.log_every", "train.save_every", "train.eval_every", "train.keep")
+# The part of the provenance that must not change: what the data and the frozen weights are.
+FINGERPRINTS = "fingerprints"
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Replace a file as a whole: a reader, or a run after a crash, sees the old or the new text."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """The config as JSON would give it back (tuples are lists)."""
+    config = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    return json.loads(json.dumps(config))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"optim.lr": "0.001 -> 0.002"} for every leaf that is not the same in both."""
+    found = {}
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found |= differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found[prefix + key] = f"{before} -> {after}"
+    return found
+
+
+def require_same_config(saved: Mapping[str, Any], config: ConfigDict, *, where: str) -> None:
+    """Refuse to go on with another config than the one saved.
+
+    Args:
+        saved: the plain dict that was saved.
+        config: of this run.
+        where: what holds `saved`, for the message.
+
+    Raises:
+        ValueError: naming each leaf that differs, except those of `FREE_KEYS`.
+    """
+    changed = differences(saved, plain(config))
+    listed = [f"{key}: {values}" for key, values in changed.items() if key not in FREE_KEYS]
+    if listed:
+        raise ValueError(
+            f"{where} was made with another config: {'; '.join(listed)}. "
+            "Use another --workdir, or the values that it was made with"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Paths of a run's folder.
+
+    Args:
+        path: the folder; `create` makes it.
+    """
+
+    path: pathlib.Path
+
+    @property
+    def config_file(self) -> pathlib.Path:
+        """{"config": {...}, "provenance": {...}}."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_file(self) -> pathlib.Path:
+        """One JSON object a line, see `metrics`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """One folder a saved step, see `checkpoint`."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> pathlib.Path:
+        """Event files with the numbers of `metrics_file`."""
+        return self.path / "tensorboard"
+
+    def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The config and the provenance that the run was started with, as plain dicts.
+
+        Raises:
+            FileNotFoundError: there is no config.json.
+            ValueError: it is not what `create` writes.
+        """
+        if not self.config_file.exists():
+            raise FileNotFoundError(f"{self.path} is no workdir: it has no {self.config_file.name}")
+        try:
+            saved = json.loads(self.config_file.read_text(encoding="utf-8"))
+            return saved["config"], saved["provenance"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{self.config_file}: expected {{"config": ..., "provenance": ...}}, got {error!r}'
+            ) from error
+
+    def require(self, config: ConfigDict, provenance: Mapping[str, Any]) -> None:
+        """Refuse a folder of another run; a folder that does not exist is right.
+
+        Raises:
+            ValueError: it was made with another config or other fingerprints, or it holds a run
+                without its config.json.
+        """
+        if self.config_file.exists():
+            saved, before = self.read()
+            require_same_config(saved, config, where=f"workdir {self.path}")
+            old, new = (plain(p.get(FINGERPRINTS, {})) for p in (before, provenance))
+            if changed := differences(old, new):
+                listed = "; ".join(f"{key}: {values}" for key, values in changed.items())
+                raise ValueError(
+                    f"workdir {self.path} was made with other data or weights: {listed}"
+                )
+        elif self.metrics_file.exists() or self.checkpoints.exists():
+            raise ValueError(
+                f"{self.path} holds a run but no {self.config_file.name}: "
+                "expected a new folder or a whole workdir"
+            )
+
+    def create(self, config: ConfigDict, provenance: Mapping[str, Any]) -> None:
+        """Make the folder and its config.json, unless the run is being resumed."""
+        if not self.config_file.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            saved = {"config": plain(config), "provenance": plain(provenance)}
+            write_atomically(self.config_file, json.dumps(saved, indent=2) + "\n")
