@@ -188,11 +188,13 @@ class EpisodeReader:
         for record in self._records:
             shards.setdefault(record.path, []).append(record)
         for path, records in shards.items():
-            # Mapped only while it is indexed, so that no page stays counted as ours.
+            # Mapped only while it is indexed, so that no page stays counted as ours; without
+            # read-ahead, which would fetch the frames between the pages that are wanted.
             with (
                 open(path, "rb") as shard,
                 mmap.mmap(shard.fileno(), 0, access=mmap.ACCESS_READ) as pages,
             ):
+                pages.madvise(mmap.MADV_RANDOM)
                 headers += [self._scan_record(record, pages) for record in records]
         return tuple(headers)
 
@@ -211,18 +213,17 @@ class EpisodeReader:
         floats = example.float_count(STATE)
         if floats % ACTION_DIM:
             raise ValueError(f"{STATE} has {floats} values, expected a multiple of {ACTION_DIM}")
-        instruction = b""
+        instruction = ""
         if INSTRUCTION in self._features:
-            instruction = b"".join(example.byte_strings(INSTRUCTION, 1))
-        return EpisodeHeader(
-            self._name(example), floats // ACTION_DIM, instruction.decode(errors="replace")
-        )
+            instruction = b"".join(example.byte_strings(INSTRUCTION, 1)).decode()
+        return EpisodeHeader(self._name(example), floats // ACTION_DIM, instruction)
 
     def _name(self, example: Example) -> str:
         if FILE_PATH in self._features and EPISODE_ID in self._features:
-            path = b"".join(example.byte_strings(FILE_PATH)).decode(errors="replace")
-            if path:
-                return f"{path}#{example.integers(EPISODE_ID)[0]}"
+            path = b"".join(example.byte_strings(FILE_PATH, 1)).decode()
+            number = example.integers(EPISODE_ID)
+            if path and number:
+                return f"{path}#{number[0]}"
         return f"state-{hashlib.sha256(example.floats(STATE).tobytes()).hexdigest()[:16]}"
 
     def _parse(self, example: Example, header: EpisodeHeader) -> Episode:

@@ -1,4 +1,4 @@
-"""TFRecord framing without TensorFlow: where each record of a shard lies, and reading one of them.
+"""TFRecord framing without TensorFlow: where each record of a shard lies, reading and writing one.
 
 A shard is a sequence of `u64 length | u32 masked crc32c of the length | payload | u32 masked
 crc32c of the payload`, little-endian (tensorflow/core/lib/io/record_writer.h). An index needs 16
@@ -44,6 +44,13 @@ def masked_crc32c(data: bytes) -> int:
     """The checksum of the framing: crc32c, rotated right by 15 bits, plus a constant."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame_record(payload: bytes) -> bytes:
+    """One record as it stands in a shard: header, payload, checksum of the payload."""
+    length = struct.pack("<Q", len(payload))
+    header = length + FOOTER.pack(masked_crc32c(length))
+    return header + payload + FOOTER.pack(masked_crc32c(payload))
 
 
 def index_shard(path: pathlib.Path) -> tuple[Record, ...]:

@@ -112,6 +112,9 @@ def compute_statistics(reader: EpisodeReader) -> ActionStatistics:
         )
     rows = []
     for index in range(len(reader)):
+        logging.log_every_n_seconds(
+            logging.INFO, "action statistics: episode %d of %d", 30, index, len(reader)
+        )
         episode = reader[index]
         rows.append(relabel(episode.state, episode.action).targets)
     actions = np.concatenate(rows)
@@ -151,7 +154,6 @@ def cached_statistics(reader: EpisodeReader) -> ActionStatistics:
             raise ValueError(f"{path}: {error}; delete it to have it made again") from error
         statistics = dataclasses.replace(statistics, root=str(reader.root))
     else:
-        logging.info("action statistics: reading %d episodes of %s", len(reader), reader.root)
         statistics = compute_statistics(reader)
         _write(path, statistics.to_json())
     if statistics.constant:

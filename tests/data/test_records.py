@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from roam_jax.data.records import index_shard, masked_crc32c, read_record
+from roam_jax.data.records import frame_record, index_shard, masked_crc32c, read_record
 from tests.data import rlds
 
 PAYLOADS = [b"first record", b"", bytes(range(256)) * 5, b"last"]
@@ -30,6 +30,12 @@ def test_every_record_in_any_order(shard):
     assert records[1].offset == 16 + len(PAYLOADS[0])
     for i in (3, 0, 2, 1):
         assert read_record(records[i]) == PAYLOADS[i]
+
+
+def test_framing_is_what_the_tests_write_by_themselves():
+    assert [frame_record(payload) for payload in PAYLOADS] == [
+        rlds.frame_record(payload) for payload in PAYLOADS
+    ]
 
 
 def test_an_empty_shard_has_no_records(tmp_path):
