@@ -90,12 +90,15 @@ def _view(mapped: mmap.mmap, start: int, entry: Mapping, *, where: str) -> np.nd
 
 @contextlib.contextmanager
 def create_tensors(
-    path: pathlib.Path, specs: Mapping[str, tuple[tuple[int, ...], np.dtype]]
+    path: pathlib.Path,
+    specs: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    *,
+    metadata: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Makes a file of the given shapes and dtypes; yields writable views to fill, by name.
 
     What is filled goes to the page cache, not to this process's memory. The file is on the disk
-    when the context ends.
+    when the context ends. `metadata` goes into the header, beside the format that diffusers names.
     """
 
     def order(name: str) -> tuple:
@@ -112,8 +115,8 @@ def create_tensors(
             "shape": shape,
             "data_offsets": [begin, end],
         }
-    # The metadata is what diffusers' own files have.
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    notes = {"format": "pt", **(metadata or {})}
+    text = json.dumps({"__metadata__": notes, **header}).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     start = 8 + len(text)
     with path.open("wb+") as file:

@@ -1,0 +1,86 @@
+"""Command line of the weight conversion; `python -m convert VERB --help` has an example each."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from roam_jax.cogvideox.importing import import_diffusers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code, 0 only on success."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"convert {args.verb}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m convert", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    add = verbs.add_parser(
+        "import",
+        help="transformer and VAE from a diffusers directory",
+        description="Converts the safetensors of transformer/ and vae/, whichever are there. "
+        "dtypes are kept, every tensor is accounted for, pickles are refused.",
+        epilog="example: python -m convert import --src CogVideoX-2b --dst weights/cogvideox-2b",
+    )
+    add.add_argument("--src", type=pathlib.Path, required=True, metavar="DIFFUSERS_DIR")
+    add.add_argument("--dst", type=pathlib.Path, required=True, metavar="DIR", help="new folder")
+    add.set_defaults(run=_import)
+
+    add = verbs.add_parser(
+        "text",
+        help="T5 embeddings of prompts (needs torch and transformers)",
+        description="Writes a safetensors file with `embeddings` (prompts, 226, D) float16 and the "
+        "prompts as JSON in its metadata. Prompts are padded to 226 tokens and padding is "
+        "attended, as CogVideoX was trained.",
+        epilog="example: python -m convert text --model CogVideoX-2b --prompts prompts.txt "
+        "--out text.safetensors",
+    )
+    add.add_argument("--model", type=pathlib.Path, required=True, metavar="DIFFUSERS_DIR")
+    add.add_argument(
+        "--prompts",
+        type=pathlib.Path,
+        required=True,
+        metavar="FILE",
+        help="one prompt a line; an empty line is the empty prompt",
+    )
+    add.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="new file")
+    add.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="compute dtype: 19 GB of memory for T5-XXL, or 9.5 GB (default: %(default)s)",
+    )
+    add.set_defaults(run=_text)
+    return parser
+
+
+def _import(args: argparse.Namespace) -> None:
+    for name, manifest in import_diffusers(args.src, args.dst).items():
+        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in manifest.dtypes.items())
+        print(
+            f"{args.dst / name}: {manifest.parameters:,} parameters in {manifest.tensors} tensors "
+            f"({dtypes}), {manifest.bytes / 1e6:,.1f} MB, fingerprint {manifest.fingerprint}"
+        )
+
+
+def _text(args: argparse.Namespace) -> None:
+    try:
+        from convert.text import write_embeddings
+    except ImportError as error:
+        raise ImportError(f"{error}; `pip install 'roam-jax[convert]'` installs it") from error
+    shape = write_embeddings(args.model, args.prompts, args.out, dtype=args.dtype)
+    print(f"{args.out}: embeddings {shape} float16")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
