@@ -58,8 +58,13 @@ class Checkpoints:
             enable_async_checkpointing=False,
         )
         logging.get_absl_logger().addFilter(_no_orbax_chatter)
+        handlers = {
+            STATE: ocp.PyTreeCheckpointHandler(),
+            DATA: ocp.JsonCheckpointHandler(),
+            CONFIG: ocp.JsonCheckpointHandler(),
+        }
         self._manager = ocp.CheckpointManager(
-            directory.absolute(), options=options, item_names=(STATE, DATA, CONFIG)
+            directory.absolute(), options=options, item_handlers=handlers
         )
 
     def __enter__(self) -> Checkpoints:
