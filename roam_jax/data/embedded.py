@@ -18,11 +18,9 @@ import os
 import pathlib
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 
-import google_crc32c
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
@@ -31,13 +29,14 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
 
 from roam_jax.contracts import ACTION_DIM, cache_dir
+from roam_jax.data.records import frame_record
 from roam_jax.sim.environments import KINDS, PLAIN_LOOK, VARIED_LOOK, Look, draw_environment
 from roam_jax.sim.experts import Episode, run_expert
 from roam_jax.sim.render import Renderer
-from roam_jax.sim.tabletop import SimulationDivergedError
+from roam_jax.sim.tabletop import SimulationDivergedError, Tabletop
 
 # Raise it whenever the same spec would give other bytes: old caches are then left alone.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 VERSION = "1.0.0"
 NAME = "tabletop"
 CAMERAS = 4  # as in Bridge; image_0 is drawn and the others are black
@@ -111,63 +110,78 @@ def ensure_embedded(
     return folder / VERSION
 
 
-def _write_atomically(spec: EmbeddedSpec, folder: pathlib.Path):
-    """Write into a temporary sibling and rename it; a finished folder of another process wins."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+def _write_atomically(spec: EmbeddedSpec, folder: pathlib.Path) -> None:
+    """Write into a temporary sibling and rename it; a folder that another process made stays."""
     logging.info("Making %d embedded episodes in %s (once)", spec.train + spec.val, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        write_dataset(spec, temporary / VERSION)
-        temporary.chmod(0o755)
-        os.rename(temporary, folder)
-    except OSError:
-        # Renaming onto a folder that is not empty fails: another process was first.
-        if not (folder / VERSION / "dataset_info.json").exists():
-            raise
+        dropped = write_dataset(spec, temporary / VERSION)
+        temporary.chmod(0o755)  # mkdtemp's is for its owner alone
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            # A folder cannot be renamed onto a full one: another process was first.
+            if not folder.exists():
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    logging.info("Made %s; dropped %s", folder, dict(dropped))
 
 
-def write_dataset(spec: EmbeddedSpec, root: pathlib.Path):
-    """Write TFRecords, features.json and dataset_info.json of a spec into `root`."""
+def write_dataset(spec: EmbeddedSpec, root: pathlib.Path) -> dict[str, int]:
+    """Write TFRecords, features.json and dataset_info.json of a spec into `root`, a new folder.
+
+    Returns:
+        How many episodes were dropped because they "diverged" or were "unsuccessful".
+
+    Raises:
+        FileExistsError: `root` exists.
+        RuntimeError: an episode failed at every one of `ATTEMPTS` draws.
+    """
     root.mkdir(parents=True)
-    dropped = collections.Counter()
+    dropped = {"diverged": 0, "unsuccessful": 0}
     splits = []
     for index, (split, count) in enumerate((("train", spec.train), ("val", spec.val))):
-        path = root / f"{NAME}-{split}.tfrecord-00000-of-00001"
         size = 0
-        with path.open("wb") as file:
+        with (root / f"{NAME}-{split}.tfrecord-00000-of-00001").open("wb") as shard:
             for number, episode in enumerate(_episodes(spec, index, count, dropped)):
-                payload = serialize_episode(episode, number=number, split=split)
-                file.write(tfrecord_frame(payload))
+                kind = episode.environment.goal.kind
+                path = f"{NAME}-{spec.digest()}/{split}/{kind}"
+                payload = serialize_episode(episode, file_path=path, number=number)
+                shard.write(frame_record(payload))
                 size += len(payload)
-        splits.append({"name": split, "shardLengths": [str(count)], "numBytes": str(size)})
-    features = bridge_features(spec.image_size).to_json()
-    (root / "features.json").write_text(json.dumps(features, indent=4, sort_keys=True))
-    drops = ", ".join(f"{dropped[reason]} {reason}" for reason in ("diverged", "unsuccessful"))
-    logging.info("Embedded episodes written to %s; dropped: %s", root, drops)
+        splits.append(
+            {
+                "name": split,
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                "numBytes": str(size),
+                "shardLengths": [str(count)],
+            }
+        )
     info = {
         "citation": "roam_jax",
-        "description": f"Scripted tabletop episodes, {spec}. Dropped: {drops}.",
+        "description": f"Scripted tabletop episodes of {spec}; dropped: {dropped}.",
         "fileFormat": "tfrecord",
         "moduleName": "roam_jax.data.embedded",
         "name": NAME,
-        "releaseNotes": {VERSION: "Initial release."},
-        "splits": [
-            {"filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", **split}
-            for split in splits
-        ],
+        "releaseNotes": {VERSION: f"Generator {GENERATOR_VERSION}."},
+        "splits": splits,
         "version": VERSION,
     }
+    features = bridge_features(spec.image_size).to_json()
+    (root / "features.json").write_text(json.dumps(features, indent=4, sort_keys=True))
     (root / "dataset_info.json").write_text(json.dumps(info, indent=2))
+    return dropped
 
 
 def _episodes(
-    spec: EmbeddedSpec, split: int, count: int, dropped: collections.Counter
+    spec: EmbeddedSpec, split: int, count: int, dropped: dict[str, int]
 ) -> Iterator[Episode]:
-    """Successful episodes, each from its own seed; failures are counted and drawn again."""
+    """Successful episodes, reach and push in turn; failures are counted and drawn again."""
     for number in range(count):
         for attempt in range(ATTEMPTS):
+            # A stream of its own for every draw: an episode does not depend on those before it.
             rng = np.random.default_rng([spec.seed, split, number, attempt])
             try:
                 episode = make_episode(spec, KINDS[number % len(KINDS)], rng)
@@ -183,23 +197,17 @@ def _episodes(
 
 
 def make_episode(spec: EmbeddedSpec, kind: str, rng: np.random.Generator) -> Episode:
-    """One expert run, rendered.
+    """One expert run of `kind` ("reach" or "push"), rendered.
 
     Raises:
         SimulationDivergedError: the physics blew up.
     """
     environment = draw_environment(rng, kind=kind, look=spec.look)
-    renderer = None
-
-    def draw(table):
-        nonlocal renderer
-        renderer = renderer or Renderer(table.model, environment.scene, size=spec.image_size)
-        return renderer.render(table.data)
-
-    return run_expert(environment, rng, draw=draw, steps=spec.steps)
-
-
-# ---- Bridge's format ----
+    table = Tabletop(environment.scene)
+    renderer = Renderer(table.model, environment.scene, size=spec.image_size)
+    return run_expert(
+        environment, table, rng=rng, camera=lambda: renderer.render(table.data), steps=spec.steps
+    )
 
 
 def bridge_features(image_size: int) -> tfds.features.FeaturesDict:
@@ -235,7 +243,7 @@ def bridge_features(image_size: int) -> tfds.features.FeaturesDict:
         "discount": scalar(np.float32, "Always 1."),
     }
     metadata = {
-        "file_path": feature.Text(doc="Split, kind and number of the episode."),
+        "file_path": feature.Text(doc="Dataset, split and kind of the episode."),
         "episode_id": scalar(np.int32, "Number of the episode in its split."),
         "has_language": scalar(np.bool_, "True: every episode has an instruction."),
         **{
@@ -246,10 +254,11 @@ def bridge_features(image_size: int) -> tfds.features.FeaturesDict:
     return feature.FeaturesDict({"steps": feature.Dataset(steps), "episode_metadata": metadata})
 
 
-def serialize_episode(episode: Episode, *, number: int, split: str) -> bytes:
+def serialize_episode(episode: Episode, *, file_path: str, number: int) -> bytes:
     """The episode as the payload of one record: a tf.train.Example of flattened features.
 
     tfds names nested features by "/"-joined paths and stores a sequence's steps end to end.
+    `file_path` and `number` together name the episode, in `episode_metadata`.
     """
     length = len(episode.states)
     instruction = episode.environment.instruction
@@ -269,9 +278,8 @@ def serialize_episode(episode: Episode, *, number: int, split: str) -> bytes:
     }
     for camera in range(1, CAMERAS):
         steps[f"observation/image_{camera}"] = [_black_jpeg(size)] * length
-    kind = episode.environment.goal.kind
     metadata = {
-        "file_path": [f"{NAME}/{split}/{kind}_{number:06d}".encode()],
+        "file_path": [file_path.encode()],
         "episode_id": np.array([number]),
         "has_language": np.array([True]),
         **{f"has_image_{camera}": np.array([camera == 0]) for camera in range(CAMERAS)},
@@ -305,18 +313,6 @@ def encode_jpeg(frame: UInt8[np.ndarray, "H W 3"]) -> bytes:
 @functools.cache
 def _black_jpeg(size: int) -> bytes:
     return encode_jpeg(np.zeros((size, size, 3), np.uint8))
-
-
-def tfrecord_frame(payload: bytes) -> bytes:
-    """One TFRecord: u64 length, its masked crc32c, payload, its masked crc32c; little endian."""
-    header = struct.pack("<Q", len(payload))
-    return header + _masked_crc(header) + payload + _masked_crc(payload)
-
-
-def _masked_crc(data: bytes) -> bytes:
-    """crc32c rotated right by 15 bits plus a constant, as TFRecord wants it."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def language_embedding(instruction: str) -> Float[np.ndarray, " 512"]:

@@ -1,8 +1,8 @@
 """Scripted experts that reach and push, and the episodes they make.
 
-An expert is a list of phases; each names a pose to go to, computed anew at every step from where
-the prop is now, and a gripper command. The expert reads the simulation, as scripts may; what a
-policy learns from are the frames, states and actions that come out.
+An expert is a list of phases, each a pose to go to and a gripper command, made from where the
+environment says that its props are. A policy learns from the frames, states and actions that come
+out and never sees the script.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from roam_jax.contracts import GRIPPER
-from roam_jax.sim.environments import DIRECTIONS, PUSH_LENGTH, RUN_UP, Environment
+from roam_jax.sim.environments import DIRECTIONS, HOVER, PUSH_LENGTH, RUN_UP, Environment
 from roam_jax.sim.tabletop import POSE_HIGH, POSE_LOW, Tabletop
 
 Pose = Float[np.ndarray, " 6"]
@@ -27,16 +27,16 @@ MAX_STEP, MAX_TURN = 0.032, 0.16
 # Tremor of the hand: standard deviation of an action's deltas.
 TREMOR = np.array([0.0015] * 3 + [0.012] * 3)
 ARRIVED = 0.006
-SPEEDS = {"reach": (0.3, 0.7), "push": (0.8, 1.0)}  # part of MAX_STEP and MAX_TURN
+SPEEDS = {"reach": (0.35, 0.75), "push": (0.8, 1.0)}  # part of MAX_STEP and MAX_TURN
 LEAN = 0.15  # radians that the gripper leans into a push
 FINGERTIP = 0.016  # metres from a pushed prop's side to the centre of the fingertips
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Go to `target(table)` with this gripper command; over when there, or after `steps`."""
+    """Go to `pose` with this gripper command; over when there, or after `steps`."""
 
-    target: Callable[[Tabletop], Pose]
+    pose: Pose
     gripper: float
     steps: int
 
@@ -66,48 +66,44 @@ def phases(environment: Environment, rng: np.random.Generator) -> list[Phase]:
 
 def _reach(environment: Environment, rng: np.random.Generator) -> list[Phase]:
     """Go above the prop with the gripper shut, open it, come down."""
+    prop = environment.scene.props[environment.goal.prop]
     angles = rng.uniform((-0.15, -0.15, -0.6), (0.15, 0.15, 0.6))
-
-    def above(table: Tabletop) -> Pose:
-        return np.array([*environment.hover(table)[:2], CRUISE, *angles])
-
-    def down(table: Tabletop) -> Pose:
-        return np.array([*environment.hover(table), *angles])
-
+    above = np.array([*prop.position, CRUISE, *angles])
+    down = np.array([*prop.position, 2 * prop.size + HOVER, *angles])
     return [Phase(above, 0.0, steps=20), Phase(down, 1.0, steps=10), Phase(down, 1.0, steps=2)]
 
 
 def _push(environment: Environment, rng: np.random.Generator) -> list[Phase]:
     """Shut the gripper, go behind the prop, push it along its line, lift, open."""
-    goal = environment.goal
-    prop = environment.scene.props[goal.prop]
-    step = np.array(DIRECTIONS[goal.direction])
-    start = np.array(prop.position)
-    angles = np.array([-LEAN * step[1], LEAN * step[0], 0.5 * math.copysign(step[1], rng.normal())])
+    prop = environment.scene.props[environment.goal.prop]
+    step = np.array(DIRECTIONS[environment.goal.direction])
+    lean = np.array([-LEAN * step[1], LEAN * step[0], 0.5 * math.copysign(step[1], rng.normal())])
+    upright = lean * (0.0, 0.0, 1.0)
     touch = prop.size + FINGERTIP
 
-    upright = np.array([0.0, 0.0, angles[2]])
-
-    def at(distance: float, height: float, angles: np.ndarray) -> Callable[[Tabletop], Pose]:
-        pose = np.array([*(start + distance * step), height, *angles])
-        return lambda table: pose
+    def pose(distance: float, height: float, angles: np.ndarray) -> Pose:
+        return np.array([*(prop.position + distance * step), height, *angles])
 
     return [
-        Phase(at(-RUN_UP, CRUISE, angles), 0.0, steps=12),
-        Phase(at(-RUN_UP, PUSH_HEIGHT, angles), 0.0, steps=8),
-        Phase(at(PUSH_LENGTH - touch, PUSH_HEIGHT, angles), 0.0, steps=12),
-        Phase(at(PUSH_LENGTH - 2 * touch, CRUISE, upright), 1.0, steps=4),
+        Phase(pose(-RUN_UP, CRUISE, lean), 0.0, steps=12),
+        Phase(pose(-RUN_UP, PUSH_HEIGHT, lean), 0.0, steps=8),
+        Phase(pose(PUSH_LENGTH - touch, PUSH_HEIGHT, lean), 0.0, steps=12),
+        Phase(pose(PUSH_LENGTH - 2 * touch, CRUISE, upright), 1.0, steps=4),
     ]
 
 
 def expert_actions(
     environment: Environment, table: Tabletop, rng: np.random.Generator
 ) -> Iterator[Float[np.ndarray, " 7"]]:
-    """The expert's next action for the table as it is now, until the script ends."""
+    """The expert's next action from where the hand was told to be, until the script ends."""
+    gripper = environment.scene.gripper
+    yield np.array([0.0] * GRIPPER + [gripper])
+    for _ in range(rng.integers(4)):
+        yield _rest(gripper, rng)
     speed = rng.uniform(*SPEEDS[environment.goal.kind])
     for phase in phases(environment, rng):
         for _ in range(phase.steps):
-            error = phase.target(table) - table.command
+            error = phase.pose - table.command
             if np.linalg.norm(error[:3]) < ARRIVED and np.abs(error[3:]).max() < 0.08:
                 break
             yield np.array([*_towards(error, speed, rng), phase.gripper])
@@ -123,43 +119,47 @@ def _towards(error: Pose, speed: float, rng: np.random.Generator) -> Pose:
 
 def run_expert(
     environment: Environment,
-    rng: np.random.Generator,
+    table: Tabletop,
     *,
-    draw: Callable[[Tabletop], np.ndarray],
+    rng: np.random.Generator,
+    camera: Callable[[], np.ndarray],
     steps: tuple[int, int] = (16, 28),
 ) -> Episode:
     """Simulate one episode of at least `steps[0]` and at most `steps[1]` stored steps.
 
-    It starts with one to four idle steps, the first with a zero action as in BridgeData V2, and
-    rests at the end where the script is short.
+    As in BridgeData V2 the first action is zero. Up to three more idle steps follow, and where
+    the script is short the hand rests at the end.
 
     Args:
-        draw: takes the table and returns its frame.
+        table: of the environment's scene, at its start.
+        camera: returns the present frame.
         steps: range of stored steps.
 
     Raises:
         SimulationDivergedError: the physics blew up.
     """
-    table = Tabletop(environment.scene)
     script = expert_actions(environment, table, rng)
-    idle = int(rng.integers(1, 5))
     states, actions, frames = [], [], []
     gripper = environment.scene.gripper
     while True:
         states.append(table.state)
-        frames.append(draw(table))
-        action = None if len(actions) < idle else next(script, None)
-        ended = action is None and len(actions) >= idle
-        if action is None:
-            tremor = rng.normal(size=GRIPPER) * TREMOR * (len(actions) > 0)
-            action = np.array([*tremor, gripper])
-        gripper = action[GRIPPER]
+        frames.append(camera())
+        action = next(script, None)
+        ended = action is None
+        if ended:
+            action = _rest(gripper, rng)
         actions.append(_within_workspace(action, table))
+        gripper = action[GRIPPER]
         if len(actions) == steps[1] or (ended and len(actions) >= steps[0]):
             break
         table.step(actions[-1])
     success = environment.success(table)
     return Episode(environment, np.stack(states), np.stack(actions), frames, success)
+
+
+def _rest(gripper: float, rng: np.random.Generator) -> Float[np.ndarray, " 7"]:
+    """An action that goes nowhere but for the tremor."""
+    return np.array([*rng.normal(size=GRIPPER) * TREMOR, gripper])
 
 
 def _within_workspace(action: Float[np.ndarray, " 7"], table: Tabletop) -> Float[np.ndarray, " 7"]:

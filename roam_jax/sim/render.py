@@ -43,49 +43,42 @@ class Renderer:
         self._groups = np.ones(mujoco.mjNGROUP, np.uint8)
         self._groups[HIDDEN_GROUP] = 0
         self._rgb = model.geom_rgba[:, :3].astype(np.float32)
+        # The camera stands still, so its rays are made once: (pixels, 3) and (pixels, samples, 3).
+        self._origin = model.cam_pos[self._camera].copy()
+        rotation = model.cam_mat0[self._camera].reshape(3, 3)
         fovy = float(model.cam_fovy[self._camera])
-        self._rays = pixel_rays(size, fovy).reshape(-1, 3)
-        fine = pixel_rays(size * supersample, fovy)
+        self._rays = pixel_rays(size, fovy).reshape(-1, 3) @ rotation.T
+        fine = pixel_rays(size * supersample, fovy) @ rotation.T
         fine = fine.reshape(size, supersample, size, supersample, 3).swapaxes(1, 2)
         self._fine_rays = fine.reshape(size * size, supersample**2, 3)
 
     def render(self, data: mujoco.MjData) -> UInt8[np.ndarray, "H W 3"]:
         """The frame at the simulation's present state (after `mj_kinematics` or `mj_forward`)."""
-        origin, rotation = self._view(data)
-        colour = self._shade(data, origin, self._rays @ rotation.T)
+        colour = self._shade(data, self._rays)
         if self._supersample > 1:
             edges = np.flatnonzero(self._edges(colour))
-            rays = self._fine_rays[edges].reshape(-1, 3) @ rotation.T
-            samples = self._shade(data, origin, rays)
+            samples = self._shade(data, self._fine_rays[edges].reshape(-1, 3))
             colour[edges] = samples.reshape(len(edges), -1, 3).mean(axis=1)
         frame = colour.reshape(self._size, self._size, 3)
         return (np.clip(frame, 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
 
     def depth(self, data: mujoco.MjData) -> Float[np.ndarray, "H W"]:
         """Distance along each pixel's central ray in metres, infinite where nothing is hit."""
-        origin, rotation = self._view(data)
-        geom, distance, _ = self._cast(data, origin, self._rays @ rotation.T)
+        geom, distance, _ = self._cast(data, self._origin, self._rays)
         return np.where(geom < 0, np.inf, distance).reshape(self._size, self._size)
 
-    def _view(
-        self, data: mujoco.MjData
-    ) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
-        """Position of the camera and the rotation from its frame to the world's."""
-        return data.cam_xpos[self._camera], data.cam_xmat[self._camera].reshape(3, 3)
-
     def _shade(
-        self, data: mujoco.MjData, origin: Float[np.ndarray, " 3"], rays: Float[np.ndarray, "N 3"]
+        self, data: mujoco.MjData, rays: Float[np.ndarray, "N 3"]
     ) -> Float[np.ndarray, "N 3"]:
         """Colour in [0, 1] that each ray brings back."""
-        geom, distance, normal = self._cast(data, origin, rays)
-        colour = np.empty((len(rays), 3), np.float32)
+        geom, distance, normal = self._cast(data, self._origin, rays)
+        # Rays that hit nothing go through the same arithmetic and are overwritten at the end.
+        points = self._origin + distance[:, None] * rays
+        colour = self._rgb[geom]
+        on_table = geom == self._table
+        colour[on_table] = texture(self._scene.table, points[on_table, :2])
+        colour *= self._light(data, points, normal)[:, None]
         colour[geom < 0] = self._scene.background_rgb
-        hit = np.flatnonzero(geom >= 0)
-        points = origin + distance[hit, None] * rays[hit]
-        albedo = self._rgb[geom[hit]]
-        on_table = geom[hit] == self._table
-        albedo[on_table] = texture(self._scene.table, points[on_table, :2])
-        colour[hit] = albedo * self._light(data, points, normal[hit])[:, None]
         return colour
 
     def _edges(self, colour: Float[np.ndarray, "N 3"]) -> Bool[np.ndarray, " N"]:
@@ -121,12 +114,12 @@ class Renderer:
         """Lambert's law from a point lamp, with hard shadows."""
         lamp = np.array(self._scene.light)
         rays = points - lamp
-        reach = np.linalg.norm(rays, axis=-1)
+        reach = np.sqrt(np.einsum("nc,nc->n", rays, rays))
         rays /= reach[:, None]
-        cosine = np.maximum(-np.einsum("nc,nc->n", rays, normal), 0.0)
+        facing = np.maximum(-np.einsum("nc,nc->n", rays, normal), 0.0)
         _, first, _ = self._cast(data, lamp, rays)
-        lit: Bool[np.ndarray, " N"] = first > reach - SHADOW_BIAS
-        return AMBIENT + DIFFUSE * cosine * lit
+        lit = first > reach - SHADOW_BIAS
+        return (AMBIENT + DIFFUSE * facing * lit).astype(np.float32)
 
 
 def pixel_rays(size: int, fovy: float) -> Float[np.ndarray, "H W 3"]:
@@ -153,5 +146,5 @@ def texture(table: Table, points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray,
     # A steep ramp through 0 in place of the sign: tiles meet over TILE_BLEND, without jagged edges.
     steepness = 2 * table.period / (np.pi * TILE_BLEND)
     light = 0.5 + 0.5 * np.clip(wave * steepness, -1.0, 1.0)
-    dark, bright = np.array(table.dark_rgb), np.array(table.light_rgb)
+    dark, bright = np.array([table.dark_rgb, table.light_rgb], np.float32)
     return dark + light[:, None] * (bright - dark)
