@@ -68,8 +68,14 @@ def _topology() -> ml_collections.ConfigDict:
 def _backbone() -> ml_collections.ConfigDict:
     backbone = ml_collections.ConfigDict()
     # Folder made by `python -m convert import`, "tiny" for the small pretrained weights that come
-    # with the package, or "random" (refused outside tests and benchmarks).
+    # with the package, or "random" (tests and benchmarks only).
     backbone.path = ""
+    # Sizes of a transformer from scratch (train.task = video).
+    backbone.scratch = ml_collections.ConfigDict()
+    backbone.scratch.layers = 6
+    backbone.scratch.heads = 4
+    backbone.scratch.head_dim = 32
+    backbone.scratch.time_embed_dim = 64
     return backbone
 
 

@@ -7,8 +7,9 @@ weights teach nothing and are refused outside tests and benchmarks.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
+import hashlib
 import importlib.resources
 import pathlib
 
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.cogvideox.importing import import_diffusers
+from roam_jax.cogvideox.importing import hash_file, import_diffusers
 from roam_jax.cogvideox.load import fingerprint, load_transformer, load_vae
 from roam_jax.cogvideox.vae import VAE
 from roam_jax.cogvideox.vae_config import VAEConfig
@@ -35,19 +36,20 @@ class Backbone:
     Args:
         transformer_config, vae_config: sizes.
         image_size: height and width of the frames in pixels.
-        path: converted folder; None = random weights.
+        transformer_path, vae_path: converted folders; None = random weights.
     """
 
     transformer_config: TransformerConfig
     vae_config: VAEConfig
     image_size: int
-    path: pathlib.Path | None
+    transformer_path: pathlib.Path | None = None
+    vae_path: pathlib.Path | None = None
 
     def __post_init__(self):
-        if self.image_size % self.vae_config.spatial_factor:
+        if self.image_size % self.vae_config.spatial_compression_ratio:
             raise ValueError(
                 f"data.image_size = {self.image_size}: expected a multiple of "
-                f"{self.vae_config.spatial_factor}, the VAE's spatial factor"
+                f"{self.vae_config.spatial_compression_ratio}, the VAE's spatial factor"
             )
 
     @property
@@ -58,7 +60,7 @@ class Backbone:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one latent frame."""
-        side = self.image_size // self.vae_config.spatial_factor
+        side = self.image_size // self.vae_config.spatial_compression_ratio
         return self.vae_config.latent_channels, side, side
 
     @property
@@ -72,10 +74,12 @@ class Backbone:
         return self.vae.init(rng, video)["params"]
 
     def pretrained(self) -> Params:
-        """Host arrays of transformer and VAE, in the storage dtype of this machine."""
-        _, transformer = load_transformer(self.path)
-        _, vae = load_vae(self.path)
-        params = {**transformer, "vae": vae}
+        """Host arrays of what comes from files, in the storage dtype of this machine."""
+        params: Params = {}
+        if self.transformer_path is not None:
+            params |= load_transformer(self.transformer_path)[1]
+        if self.vae_path is not None:
+            params["vae"] = load_vae(self.vae_path)[1]
         if jax.default_backend() == "cpu":
             return params
         return jax.tree.map(lambda leaf: np.asarray(leaf).astype(ml_dtypes.bfloat16), params)
@@ -111,37 +115,48 @@ class Backbone:
             return self.encode(vae_params, jnp.asarray(batch["frames"]), time)
         return jnp.asarray(batch["observed_latents"]), jnp.asarray(batch["target_latents"])
 
-    @functools.cached_property
-    def fingerprint(self) -> dict[str, str]:
-        """Hashes of the weights, by network."""
-        if self.path is None:
-            return {"transformer": RANDOM, "vae": RANDOM}
-        return {part: fingerprint(self.path / part) for part in ("transformer", "vae")}
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of the pretrained weights, by network."""
+        paths = {"transformer": self.transformer_path, "vae": self.vae_path}
+        return {part: fingerprint(p / part) for part, p in paths.items() if p is not None}
 
 
 def open_backbone(path: str, *, image_size: int) -> Backbone:
-    """The backbone that `backbone.path` names.
+    """The pretrained transformer and VAE that `backbone.path` names.
 
     Raises:
         FileNotFoundError, ValueError: not a converted folder.
     """
-    folder = tiny_weights() if path == TINY else pathlib.Path(path).expanduser()
-    transformer, _ = load_transformer(folder)
-    vae, _ = load_vae(folder)
-    return Backbone(transformer.config, vae.config, image_size, folder)
+    folder = _folder(path)
+    transformer, vae = load_transformer(folder)[0], load_vae(folder)[0]
+    return Backbone(transformer.config, vae.config, image_size, folder, folder)
 
 
-def random_backbone(transformer: TransformerConfig, vae: VAEConfig, *, image_size: int) -> Backbone:
-    """A backbone without pretrained weights; for pretraining, tests and benchmarks."""
-    return Backbone(transformer, vae, image_size, None)
+def open_vae(path: str, *, transformer: TransformerConfig, image_size: int) -> Backbone:
+    """The pretrained VAE that `backbone.path` names, beside a transformer from scratch."""
+    folder = _folder(path)
+    vae = load_vae(folder)[0]
+    return Backbone(transformer, vae.config, image_size, None, folder)
+
+
+def _folder(path: str) -> pathlib.Path:
+    if path == RANDOM:
+        raise ValueError(
+            f"backbone.path = {RANDOM!r}: random weights teach nothing and are for tests and "
+            "benchmarks only; expected 'tiny' or a folder made by `python -m convert import`"
+        )
+    return tiny_weights() if path == TINY else pathlib.Path(path).expanduser()
 
 
 def tiny_weights() -> pathlib.Path:
     """The package's small pretrained weights, converted into the cache on first use."""
     assets = importlib.resources.files("roam_jax") / "assets" / "tiny_cogvideox"
     with importlib.resources.as_file(assets) as source:
-        version = (source / "VERSION").read_text().strip()
-        target = cache_dir() / f"tiny_cogvideox-{version}"
+        weights = sorted(source.glob("*/*.safetensors"))
+        version = hashlib.blake2b("".join(map(hash_file, weights)).encode(), digest_size=6)
+        target = cache_dir() / f"tiny_cogvideox-{version.hexdigest()}"
         if not target.exists():
-            import_diffusers(source, target)
+            # Two processes may race: the folder appears whole, and the second finds it.
+            with contextlib.suppress(FileExistsError):
+                import_diffusers(source, target)
     return target

@@ -12,6 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from roam_jax.cogvideox.config import TransformerConfig
@@ -20,8 +21,16 @@ from roam_jax.cogvideox.graft_canvas import graft_layout, graft_topology
 from roam_jax.contracts import ACTION_DIM, ArraySpec, Batch, Params, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.tasks.backbone import Backbone
+from roam_jax.train.sharding import shard_largest
 
-NO_DECAY = (r"^blocks/loop/", r"/(modality|query)$")
+# Stacked over depth, gates, biases and norms are matrices, so they are named.
+NO_DECAY = (r"^blocks/loop/", r"/(bias|scale)$")
+SHARDING_RULES = (
+    (r"^(graft|vae)/", PartitionSpec()),
+    (r"^blocks/loop/", PartitionSpec()),
+    (r"/kernel$", shard_largest),
+    (r"/(bias|scale)$", PartitionSpec()),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +43,7 @@ class GraftModel:
         time: alignment of the window.
         schedule: the noise schedule.
         deploy_fraction: share of training rows at t = 999.
+        visual_weight, action_weight: loss weights of the two predicted regions.
     """
 
     module: GraftedTransformer
@@ -41,8 +51,10 @@ class GraftModel:
     time: TimeSpec
     schedule: NoiseSchedule
     deploy_fraction: float
+    visual_weight: float = 1.0
+    action_weight: float = 1.0
 
-    def init(self, rng: jax.Array, batch_spec: dict[str, ArraySpec]) -> Params:
+    def init(self, rng: jax.Array, batch_spec: Mapping[str, ArraySpec]) -> Params:
         """Fresh parameters of the whole tree: transformer, loop, graft and VAE."""
         text = jnp.zeros((1, *batch_spec["text"].shape[1:]))
         past = jnp.zeros((1, self.time.past_actions, ACTION_DIM))
@@ -139,4 +151,40 @@ def graft_model(
         topology=graft_topology(layout, backbone_reads_new=reads_new),
         dtype=backbone.compute_dtype,
     )
-    return GraftModel(module, backbone, time, NoiseSchedule(), config.loss.deploy_fraction)
+    return GraftModel(
+        module=module,
+        backbone=backbone,
+        time=time,
+        schedule=NoiseSchedule(),
+        deploy_fraction=config.loss.deploy_fraction,
+        visual_weight=config.canvas.visual_weight,
+        action_weight=config.canvas.action_weight,
+    )
+
+
+def graft_task(model: GraftModel, *, freeze: str, batch_spec: Mapping[str, ArraySpec]) -> Task:
+    """The trainer's view of the model.
+
+    Args:
+        model: from `graft_model`.
+        freeze: freeze policy.
+        batch_spec: of a global batch.
+
+    Raises:
+        ValueError: no such policy, or the data's text does not fit the backbone.
+    """
+    sizes = model.backbone.transformer_config
+    expected = sizes.max_text_seq_length, sizes.text_embed_dim
+    if batch_spec["text"].shape[1:] != expected:
+        raise ValueError(
+            f"data.text gives embeddings of shape {batch_spec['text'].shape[1:]}, the backbone "
+            f"expects {expected}"
+        )
+    return Task(
+        init=lambda rng: model.init(rng, batch_spec),
+        loss=model.loss,
+        trainable=trainable_patterns(freeze),
+        batch_spec=batch_spec,
+        pretrained=model.backbone.pretrained,
+        no_decay=NO_DECAY,
+    )

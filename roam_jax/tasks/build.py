@@ -1,0 +1,210 @@
+"""From a config to everything that a run needs: data, model, task, sharding rules.
+
+`build` reads headers and shapes only; weights are loaded by the trainer and windows are encoded by
+`Experiment.batches`, so a dry run costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import pathlib
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from roam_jax.cogvideox.config import TransformerConfig
+from roam_jax.contracts import ArraySpec, Batch, Task, TimeSpec
+from roam_jax.data.embedded import ensure_embedded
+from roam_jax.data.latents import LatentSource, encode_windows
+from roam_jax.data.loader import Loader, make_loader, split_windows
+from roam_jax.data.statistics import ActionStatistics
+from roam_jax.data.windows import WindowSource
+from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.tasks import backbone as backbones
+from roam_jax.tasks import graft, vae, video
+from roam_jax.train import sharding
+
+EMBEDDED = "embedded"
+ENCODE_BATCH = 8
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "roam-jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config with its data opened and its model built; no weight is loaded yet.
+
+    Args:
+        config: the whole config.
+        time: alignment of the window.
+        train, val: windows of both splits.
+        statistics: scaling of the actions, from the train split.
+        model: what the task trains: a `GraftModel`, `VideoModel` or `VAEModel`.
+        task: the trainer's view of it.
+        rules: sharding rules of its parameters.
+        fingerprints: of data and pretrained weights.
+    """
+
+    config: ml_collections.ConfigDict
+    time: TimeSpec
+    train: WindowSource
+    val: WindowSource
+    statistics: ActionStatistics
+    model: Any
+    task: Task
+    rules: sharding.Rules
+    fingerprints: Mapping[str, str]
+
+    def batches(self) -> Loader:
+        """The endless training batches; encodes all windows first where the config says so."""
+        source = self.train
+        if "target_latents" in self.task.batch_spec:
+            source = self.encoded(source)
+        return make_loader(source, batch_size=self.config.train.batch_size, seed=self.config.seed)
+
+    def encoded(self, source: WindowSource) -> LatentSource:
+        """The windows of a split with their videos encoded once, by the frozen VAE."""
+        backbone = self.model.backbone
+        params = jax.device_put(backbone.pretrained()["vae"])
+        encode = jax.jit(functools.partial(backbone.encode, time=self.time))
+        return encode_windows(source, functools.partial(encode, params), batch_size=ENCODE_BATCH)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a later reader needs to know of where a run came from."""
+        return {
+            "git_commit": _git_commit(),
+            "packages": {name: _version(name) for name in PACKAGES},
+            "data": self.train.describe(),
+            "fingerprints": dict(self.fingerprints),
+        }
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+    """Opens the data and builds the task that `train.task` names.
+
+    Raises:
+        FileNotFoundError, ValueError: data, weights or config do not fit; the message names what.
+    """
+    tasks = {"graft": _graft, "video": _video, "vae": _vae}
+    if config.train.task not in tasks:
+        raise ValueError(f"train.task = {config.train.task!r}: expected one of {', '.join(tasks)}")
+    _require_paths(config)
+    time = TimeSpec(config.data.frames, config.canvas.t_current)
+    train, val, statistics = split_windows(
+        data_root(config.data.root),
+        camera=config.data.camera,
+        image_size=config.data.image_size,
+        time=time,
+        text=config.data.text,
+    )
+    model, task, rules, fingerprints = tasks[config.train.task](config, time, train)
+    return Experiment(
+        config=config,
+        time=time,
+        train=train,
+        val=val,
+        statistics=statistics,
+        model=model,
+        task=task,
+        rules=rules,
+        fingerprints={"data": train.describe()["fingerprint"], **fingerprints},
+    )
+
+
+def data_root(root: str) -> pathlib.Path:
+    """Folder of the dataset that `data.root` names; writes embedded data on first use."""
+    name, _, variant = root.partition(":")
+    if name == EMBEDDED:
+        return ensure_embedded(variant=variant or "default")
+    return pathlib.Path(root).expanduser()
+
+
+def _require_paths(config: ml_collections.ConfigDict) -> None:
+    """One message for all that a full-size run lacks."""
+    needed = {
+        "backbone.path": "python -m convert import --src DIFFUSERS_DIR --dst DIR",
+        "data.root": "a copy of bridge_dataset/1.0.0 (docs/data.md), or 'embedded'",
+        "data.text": "python -m convert text --model DIFFUSERS_DIR --prompts FILE --out FILE",
+    }
+    if config.train.task == "vae":
+        del needed["backbone.path"]
+    values = {"backbone.path": config.backbone.path, "data.root": config.data.root}
+    values["data.text"] = config.data.text
+    missing = [f"  --config.{key}=...  {how}" for key, how in needed.items() if not values.get(key)]
+    if missing:
+        raise ValueError("\n".join(["this config needs", *missing]))
+
+
+def _batch_spec(source: WindowSource, batch_size: int) -> dict[str, ArraySpec]:
+    window: Batch = source[0]
+    return {
+        name: ArraySpec((batch_size, *np.shape(value)), np.asarray(value).dtype)
+        for name, value in window.items()
+    }
+
+
+def _latent_spec(
+    spec: dict[str, ArraySpec], time: TimeSpec, latent_shape: tuple[int, ...]
+) -> dict[str, ArraySpec]:
+    """The same batch with its frames encoded."""
+    size = spec["frames"].shape[0]
+    rest = {name: value for name, value in spec.items() if name != "frames"}
+    dtype = np.dtype(np.float32)
+    return {
+        "observed_latents": ArraySpec((size, time.t_current, *latent_shape), dtype),
+        "target_latents": ArraySpec((size, time.latents, *latent_shape), dtype),
+        **rest,
+    }
+
+
+def _maybe_encoded(config, time, train, backbone) -> dict[str, ArraySpec]:
+    spec = _batch_spec(train, config.train.batch_size)
+    if len(train) > config.data.encode_once:
+        return spec
+    return _latent_spec(spec, time, backbone.latent_shape)
+
+
+def _graft(config, time: TimeSpec, train: WindowSource):
+    backbone = backbones.open_backbone(config.backbone.path, image_size=config.data.image_size)
+    spec = _maybe_encoded(config, time, train, backbone)
+    model = graft.graft_model(config, backbone=backbone, time=time)
+    task = graft.graft_task(model, freeze=config.freeze, batch_spec=spec)
+    return model, task, graft.SHARDING_RULES, backbone.fingerprints()
+
+
+def _video(config, time: TimeSpec, train: WindowSource):
+    spec = _batch_spec(train, config.train.batch_size)
+    sizes: TransformerConfig = video.scratch_config(config, text=spec["text"].shape[1:])
+    backbone = backbones.open_vae(
+        config.backbone.path, transformer=sizes, image_size=config.data.image_size
+    )
+    model = video.VideoModel(backbone, time, NoiseSchedule(), config.loss.observed_fraction)
+    task = video.video_task(model, batch_spec=_maybe_encoded(config, time, train, backbone))
+    return model, task, video.SHARDING_RULES, backbone.fingerprints()
+
+
+def _vae(config, time: TimeSpec, train: WindowSource):
+    spec = _batch_spec(train, config.train.batch_size)
+    model, task = vae.vae_task(config, batch_spec=spec)
+    return model, task, vae.SHARDING_RULES, {}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that runs; None outside one."""
+    root = pathlib.Path(__file__).resolve().parent
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
