@@ -38,13 +38,10 @@ class Checkpoints:
         keep: save, and keep that many of the latest steps; None = only read, change nothing.
 
     Raises:
-        ValueError: `keep` is below 1.
         FileNotFoundError: only reading, and there is no such folder.
     """
 
     def __init__(self, directory: pathlib.Path, *, keep: int | None = None):
-        if keep is not None and keep < 1:
-            raise ValueError(f"train.keep = {keep}: expected 1 or more checkpoints")
         if keep is None and not directory.is_dir():
             raise FileNotFoundError(f"no checkpoints at {directory}")
         self.directory = directory

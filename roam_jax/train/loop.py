@@ -74,6 +74,7 @@ def run(
         SystemExit: 143 after SIGTERM, 130 after SIGINT, with the state saved.
     """
     # All that can be refused is refused before anything is written.
+    _check_train(config.train)
     folder, provenance = Workdir(pathlib.Path(workdir)), provenance or {}
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     batch_shapes = sharding.batch_shapes(task.batch_spec, mesh)
@@ -114,7 +115,7 @@ def run(
                 if step > start:  # what a run resumes from was evaluated and saved before
                     pause(step, state, metrics, stop=interrupts.signal is not None)
                 if interrupts.signal:
-                    logging.info("%s at step %d: saved", interrupts.signal.name, step)
+                    logging.info("%s: stopped after step %d", interrupts.signal.name, step)
                     raise SystemExit(interrupts.exit_code)
                 if step < steps:
                     batch = sharding.put_batch(_draw(batches, step), batch_shapes)
@@ -174,6 +175,13 @@ class _Pause:
                 f"without saving. The last good checkpoint in {self._checkpoints.directory} is "
                 + (f"step {steps[-1]}" if steps else "none")
             )
+
+
+def _check_train(train: ConfigDict) -> None:
+    least = {"steps": 1, "keep": 1, "log_every": 0, "save_every": 0, "eval_every": 0}
+    for leaf, bound in least.items():
+        if train[leaf] < bound:
+            raise ValueError(f"train.{leaf} = {train[leaf]}: expected {bound} or more")
 
 
 def _draw(batches: Any, step: int) -> Batch:

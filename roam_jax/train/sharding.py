@@ -61,7 +61,7 @@ def _nearest_mesh(sizes: tuple[int, int], count: int) -> tuple[int, int]:
 
     def distance(mesh: tuple[int, int]) -> float:
         pairs = zip(mesh, sizes, strict=True)
-        return sum(abs(math.log(new / old)) for new, old in pairs if old >= 1)
+        return math.fsum(abs(math.log(new / old)) for new, old in pairs if old >= 1)
 
     return min(((d, count // d) for d in range(1, count + 1) if count % d == 0), key=distance)
 
@@ -122,8 +122,8 @@ def match_rules(rules: Rules, shapes: Params, *, axis_sizes: Mapping[str, int]) 
             problems.append(f"rule {regex!r} -> {spec} on parameter {name} {leaf.shape}: {misfit}")
         specs[name] = spec
     problems += [
-        f"rule {regex!r} -> {spec} decides no parameter"
-        for i, (regex, spec) in enumerate(rules)
+        f"rule {regex!r} decides no parameter"
+        for i, (regex, _) in enumerate(rules)
         if i not in used
     ]
     if problems:

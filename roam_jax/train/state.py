@@ -54,11 +54,10 @@ def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]
         raise ValueError("Task.trainable is empty: no parameter would train")
     leaves = names.flatten(params)
     names.require_matches(trainable, leaves, what="Task.trainable")
-    trains = {name for name in leaves if names.matches(name, trainable)}
-    return (
-        names.unflatten({name: leaf for name, leaf in leaves.items() if name in trains}),
-        names.unflatten({name: leaf for name, leaf in leaves.items() if name not in trains}),
-    )
+    trains, frozen = {}, {}
+    for name, leaf in leaves.items():
+        (trains if names.matches(name, trainable) else frozen)[name] = leaf
+    return names.unflatten(trains), names.unflatten(frozen)
 
 
 def merge(trainable: Params, frozen: Params) -> Params:
@@ -77,20 +76,16 @@ def abstract_params(task: Task, mesh: Mesh, *, rules: sharding.Rules) -> Params:
     Raises:
         ValueError: patterns or rules that do not fit the tree.
     """
-    shapes = names.flatten(jax.eval_shape(task.init, jax.random.key(0)))
-    names.require_matches(task.no_decay, shapes, what="Task.no_decay")
-    trainable, _ = partition(shapes, task.trainable)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    names.require_matches(task.no_decay, names.flatten(shapes), what="Task.no_decay")
+    trainable, frozen = partition(shapes, task.trainable)
+    stored = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trainable)
     specs = names.flatten(sharding.match_rules(rules, shapes, axis_sizes=mesh.shape))
-    return names.unflatten(
-        {
-            name: jax.ShapeDtypeStruct(
-                leaf.shape,
-                jnp.float32 if name in trainable else leaf.dtype,
-                sharding=NamedSharding(mesh, specs[name]),
-            )
-            for name, leaf in shapes.items()
-        }
-    )
+    leaves = {
+        name: leaf.update(sharding=NamedSharding(mesh, specs[name]))
+        for name, leaf in names.flatten(merge(stored, frozen)).items()
+    }
+    return names.unflatten({name: leaves[name] for name in specs})
 
 
 def load_pretrained(task: Task, params: Params) -> dict[str, Any]:
