@@ -67,8 +67,8 @@ def _topology() -> ml_collections.ConfigDict:
 
 def _backbone() -> ml_collections.ConfigDict:
     backbone = ml_collections.ConfigDict()
-    # Folder made by `python -m convert import`, "tiny" for the small pretrained weights that come
-    # with the package, or "random" (tests and benchmarks only).
+    # Folder made by `python -m convert import`, or "tiny" for the small pretrained weights that
+    # come with the package.
     backbone.path = ""
     # Sizes of a transformer from scratch (train.task = video).
     backbone.scratch = ml_collections.ConfigDict()

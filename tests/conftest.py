@@ -23,3 +23,23 @@ def bridge_root() -> pathlib.Path:
     if not BRIDGE.exists():
         pytest.skip(f"no real Bridge episodes at {BRIDGE}")
     return BRIDGE
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> pathlib.Path:
+    """A converted folder with random weights of a very small CogVideoX."""
+    from tests.tiny_weights import write_weights
+
+    return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def bridge_config(weights, bridge_root):
+    """The tiny config on the real episodes, with random weights."""
+    from roam_jax.cli.arguments import load_config
+
+    config = load_config(str(ROOT / "configs/bridge_3loop.py:tiny"))
+    config.backbone.path = str(weights)
+    config.data.root = str(bridge_root)
+    config.train.batch_size = 4
+    return config

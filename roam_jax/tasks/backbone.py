@@ -1,8 +1,8 @@
 """The pretrained weights that a run stands on: transformer and VAE.
 
 `backbone.path` names a folder made by `python -m convert import`. "tiny" is the small pretrained
-pair that comes with the package, imported by the same code into the cache on first use. Random
-weights teach nothing and are refused outside tests and benchmarks.
+pair that comes with the package, imported by the same code into the cache on first use. No config
+can ask for random frozen weights, because they teach nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from roam_jax.cogvideox.vae import VAE
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import Batch, Params, TimeSpec, cache_dir
 
-TINY, RANDOM = "tiny", "random"
+TINY = "tiny"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +140,6 @@ def open_vae(path: str, *, transformer: TransformerConfig, image_size: int) -> B
 
 
 def _folder(path: str) -> pathlib.Path:
-    if path == RANDOM:
-        raise ValueError(
-            f"backbone.path = {RANDOM!r}: random weights teach nothing and are for tests and "
-            "benchmarks only; expected 'tiny' or a folder made by `python -m convert import`"
-        )
     return tiny_weights() if path == TINY else pathlib.Path(path).expanduser()
 
 

@@ -1,0 +1,53 @@
+"""Says how good a trained run is, from its workdir alone.
+
+python eval.py --workdir runs/tiny
+python eval.py --workdir runs/tiny --step 100 --rounds 1,2,3 --config.eval.windows=0
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+
+from roam_jax.cli.arguments import make_parser, override, parse, run_command
+
+
+def rounds_list(text: str) -> tuple[int, ...]:
+    """Parses "1,2,3"."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers such as 1,2,3") from error
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and evaluates one checkpoint."""
+    parser = make_parser(
+        "Evaluate a trained run; writes WORKDIR/eval/STEP.json and pictures beside it.",
+        example="python eval.py --workdir runs/tiny --rounds 1,2,3",
+    )
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the run")
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the latest)")
+    parser.add_argument(
+        "--rounds", type=rounds_list, help="numbers of rounds (default: 1 to the trained one)"
+    )
+    options, overrides = parse(parser, argv)
+
+    # Imported late, so that --help answers at once.
+    from roam_jax.evaluate.run import evaluate_workdir, format_report
+
+    path = evaluate_workdir(
+        options.workdir,
+        step=options.step,
+        rounds=options.rounds,
+        overrides=functools.partial(override, arguments=overrides),
+    )
+    print(format_report(json.loads(path.read_text())))
+    print(f"report:   {path}")
+    for picture in sorted(path.parent.glob(f"{path.stem}_*.png")):
+        print(f"picture:  {picture}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,113 @@
+"""One parser style for all commands: argparse, and `--config.key=value` overrides.
+
+Configs are Python files with `get_config(variant)`, named FILE[:VARIANT]. They are locked before
+overrides are applied, so a key that does not exist is refused with the nearest one that does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib.util
+import inspect
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import ml_collections
+from absl import flags, logging
+from ml_collections import config_flags
+
+PREFIX = "--config."
+# What a user can mend; anything else is a defect and shows its traceback.
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, PermissionError)
+
+
+def run_command(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a command's main function; bad input ends with one message and exit code 2."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(None)
+    try:
+        main(sys.argv[1:])
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def make_parser(description: str, *, example: str) -> argparse.ArgumentParser:
+    """A parser whose help ends with an example."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parses a command line into its options and its `--config.key=value` overrides."""
+    options, rest = parser.parse_known_args(argv)
+    for argument in rest:
+        if not argument.startswith(PREFIX) or "=" not in argument:
+            parser.error(f"unknown argument {argument!r} (overrides are {PREFIX}key=value)")
+    return options, rest
+
+
+def load_config(name: str) -> ml_collections.ConfigDict:
+    """The config of FILE[:VARIANT], unlocked.
+
+    Raises:
+        FileNotFoundError: no such file; names the nearest one.
+        ValueError: the file has no such variant.
+    """
+    file, _, variant = name.partition(":")
+    path = pathlib.Path(file)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise FileNotFoundError(f"--config {name}: no file {file}{hint}")
+    root = str(path.resolve().parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)  # configs import `configs.defaults`
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if variant and not inspect.signature(module.get_config).parameters:
+        raise ValueError(f"--config {name}: {file} has no variants")
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
+    """Applies `--config.key=value` arguments in place and locks the config.
+
+    Raises:
+        ValueError: a key that does not exist (names the nearest), or a value of another type.
+    """
+    config.lock()
+    leaves = dict(leaf_items(config))
+    for argument in arguments:
+        key, _, value = argument[len(PREFIX) :].partition("=")
+        if key not in leaves:
+            near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{PREFIX}{key}: no such key; did you mean {PREFIX}{near}?")
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=["", argument]
+        )
+        try:
+            values(["", argument])
+        except (flags.IllegalFlagValueError, TypeError, ValueError) as error:
+            kind = type(leaves[key]).__name__
+            raise ValueError(f"{PREFIX}{key}={value}: expected a value of type {kind}") from error
+
+
+def leaf_items(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of every leaf."""
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from leaf_items(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

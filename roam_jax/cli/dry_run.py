@@ -1,0 +1,69 @@
+"""What a run will do, before it does it: parameters, bytes, batch, a picture of the data."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from roam_jax.contracts import Params
+from roam_jax.tasks.build import Experiment
+from roam_jax.train import names
+from roam_jax.train.state import param_shapes
+from roam_jax.viz.batch import draw_batch
+
+# Adam keeps two float32 moments of each trained parameter.
+BYTES_TRAINED, BYTES_MOMENTS = 4, 8
+BYTES_FROZEN = 2
+
+
+def parameter_group(name: str) -> str:
+    """loop, decoder, graft, vae or backbone."""
+    if name.startswith("blocks/loop/"):
+        return "loop"
+    if name.startswith("graft/decoder/"):
+        return "decoder"
+    prefix = name.split("/")[0]
+    return prefix if prefix in ("graft", "vae") else "backbone"
+
+
+def count_parameters(shapes: Params, trainable: tuple[str, ...]) -> dict[tuple[str, bool], int]:
+    """(group, whether it trains) -> number of parameters."""
+    counts: dict[tuple[str, bool], int] = {}
+    for name, leaf in names.flatten(shapes).items():
+        key = parameter_group(name), names.matches(name, trainable)
+        counts[key] = counts.get(key, 0) + int(np.prod(leaf.shape))
+    return counts
+
+
+def describe_run(experiment: Experiment) -> Iterator[str]:
+    """Lines of the report: parameters and bytes by group, data, batch shapes."""
+    counts = count_parameters(param_shapes(experiment.task), experiment.task.trainable)
+    yield f"{'parameters':<12}{'':<9}{'count':>15}{'MiB':>11}"
+    for (group, trains), count in sorted(counts.items()):
+        size = count * (BYTES_TRAINED + BYTES_MOMENTS if trains else BYTES_FROZEN) / 2**20
+        yield f"  {group:<10}{'trained' if trains else 'frozen':<9}{count:>15,}{size:>11.1f}"
+    yield "  (trained: float32 with two moments; frozen: 16 bits)"
+    for split in (experiment.train, experiment.val):
+        about = split.describe()
+        yield (
+            f"{about['split']:<6}{about['episodes']:,} episodes, {about['windows']:,} windows of "
+            f"{about['frames']} frames, {about['left_out']} episodes too short"
+        )
+    yield "batch"
+    total = 0
+    for name, spec in experiment.task.batch_spec.items():
+        total += spec.nbytes
+        yield f"  {name:<18}{np.dtype(spec.dtype).name:<9}{spec.shape}"
+    yield f"  {total / 2**20:.1f} MiB"
+
+
+def dry_run(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Prints the report and draws the first training windows to workdir/first_batch.png."""
+    for line in describe_run(experiment):
+        print(line)
+    workdir.mkdir(parents=True, exist_ok=True)
+    picture = workdir / "first_batch.png"
+    draw_batch(experiment, picture)
+    print(f"picture: {picture}")

@@ -1,0 +1,55 @@
+"""Configs that lack something, or fit nothing, end with one message."""
+
+import pytest
+
+from roam_jax.tasks.build import build
+
+
+def test_the_full_config_says_all_that_it_needs(bridge_config):
+    bridge_config.backbone.path = bridge_config.data.root = ""
+    with pytest.raises(ValueError, match="(?s)backbone.path.*convert import.*data.root") as error:
+        build(bridge_config)
+    assert "data.text" not in str(error.value)  # that one is given
+
+
+@pytest.mark.parametrize(
+    "section, key, value, message",
+    [
+        ("train", "task", "grafts", "train.task = 'grafts': expected one of graft"),
+        ("data", "frames", 10, "data.frames = 10: .*nearest: 9 or 13"),
+        ("canvas", "t_current", 3, "canvas.t_current = 3: expected 1 <= t_current < 3"),
+        ("data", "image_size", 60, "data.image_size = 60: expected a multiple of 8"),
+        ("data", "camera", "image_7", "image_7"),
+        ("loop", "rounds", 0, "loop.rounds = 0: expected at least 1"),
+        ("decoder", "kind", "pool", "decoder.kind = 'pool'"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(bridge_config, section, key, value, message):
+    bridge_config[section][key] = value
+    with pytest.raises(ValueError, match=message):
+        build(bridge_config)
+
+
+def test_a_backbone_that_is_not_there_is_named(bridge_config, tmp_path):
+    bridge_config.backbone.path = str(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        build(bridge_config)
+
+
+def test_text_of_another_size_is_refused(bridge_config, weights, tmp_path):
+    import json
+    import shutil
+
+    shutil.copytree(weights, tmp_path / "other")
+    config = tmp_path / "other" / "transformer" / "config.json"
+    sizes = json.loads(config.read_text())
+    config.write_text(json.dumps({**sizes, "max_text_seq_length": 226}))
+    bridge_config.backbone.path = str(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"\(1, 512\), the backbone expects \(226, 512\)"):
+        build(bridge_config)
+
+
+def test_provenance_names_versions_and_fingerprints(bridge_config):
+    about = build(bridge_config).provenance()
+    assert set(about["fingerprints"]) == {"data", "transformer", "vae"}
+    assert about["packages"]["jax"] not in ("", "not installed")

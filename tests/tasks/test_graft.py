@@ -1,0 +1,144 @@
+"""The graft task on real episodes: losses by hand, nothing of the future, exact trainable names."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from roam_jax.tasks.build import build
+from roam_jax.train import names
+from roam_jax.train.sharding import make_mesh
+from roam_jax.train.state import (
+    abstract_params,
+    create_params,
+    load_pretrained,
+    param_shapes,
+    partition,
+)
+
+
+@pytest.fixture
+def experiment(bridge_config):
+    bridge_config.data.encode_once = 0
+    return build(bridge_config)
+
+
+def make_params(experiment):
+    mesh = make_mesh(1, 1, devices=jax.devices()[:1])
+    like = abstract_params(experiment.task, mesh, rules=experiment.rules)
+    pretrained = load_pretrained(experiment.task, like)
+    params = create_params(experiment.task, like, pretrained=pretrained, seed=0)
+    # The action head starts at zero; moved, so that actions depend on what it reads.
+    out = params["graft"]["decoder"]["out"]
+    out["kernel"] = out["kernel"] + 0.1
+    return params
+
+
+def first_batch(experiment):
+    windows = [experiment.train[i] for i in range(4)]
+    return {name: np.stack([w[name] for w in windows]) for name in windows[0]}
+
+
+def test_actions_at_pure_noise_see_nothing_of_the_future(experiment):
+    params, batch = make_params(experiment), first_batch(experiment)
+    model, time = experiment.model, experiment.time
+    noise = jax.random.normal(jax.random.key(0), (4, time.latents, *model.backbone.latent_shape))
+
+    @jax.jit
+    def predict(batch):
+        outputs, _ = model.predict(params, batch, timesteps=jnp.full(4, 999), noise=noise, rounds=2)
+        return outputs
+
+    base = predict(batch)
+    frames = batch["frames"].copy()
+    frames[:, time.observed_frames :] = 255 - frames[:, time.observed_frames :]
+    changed = {**batch, "frames": frames, "action_chunk": -batch["action_chunk"]}
+    outputs = predict(changed)
+    np.testing.assert_array_equal(outputs["actions"], base["actions"])
+    np.testing.assert_array_equal(outputs["noisy"], base["noisy"])
+    assert np.abs(outputs["clean"] - base["clean"])[:, time.t_current :].max() > 1e-3
+    # What it may see does matter.
+    frames = batch["frames"].copy()
+    frames[:, 0] = 255 - frames[:, 0]
+    assert np.abs(predict({**batch, "frames": frames})["actions"] - base["actions"]).max() > 1e-5
+    past = predict({**batch, "past_actions": -batch["past_actions"]})
+    assert np.abs(past["actions"] - base["actions"]).max() > 1e-5
+
+
+def test_loss_is_the_weighted_sum_of_both_errors(experiment, bridge_config):
+    bridge_config.canvas.visual_weight, bridge_config.canvas.action_weight = 0.5, 2.0
+    bridge_config.loss.deploy_fraction = 0.75
+    experiment = build(bridge_config)
+    params, batch = make_params(experiment), first_batch(experiment)
+    model, rng = experiment.model, jax.random.key(7)
+    loss, metrics = jax.jit(model.loss, static_argnames="rounds")(params, batch, rng, rounds=1)
+
+    time_rng, noise_rng = jax.random.split(rng)
+    timesteps = jax.random.randint(time_rng, (4,), 0, 1000).at[:3].set(999)
+    noise = jax.random.normal(noise_rng, (4, experiment.time.latents, *model.backbone.latent_shape))
+    outputs, _ = jax.jit(
+        lambda: model.predict(params, batch, timesteps=timesteps, noise=noise, rounds=1)
+    )()
+    alpha = model.schedule.alphas_cumprod[timesteps][:, None, None, None, None]
+    clean = np.asarray(outputs["clean"], np.float64)
+    velocity = np.sqrt(alpha) * np.asarray(noise) - np.sqrt(1 - alpha) * clean
+    diffusion = np.mean((np.asarray(outputs["velocity"]) - velocity)[:, 2:] ** 2)
+    action = np.mean((np.asarray(outputs["actions"]) - batch["action_chunk"]) ** 2)
+    np.testing.assert_allclose(metrics["loss/diffusion"], diffusion, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss/action"], action, rtol=1e-5)
+    np.testing.assert_allclose(loss, 0.5 * diffusion + 2 * action, rtol=1e-5)
+
+
+def test_observed_frames_enter_clean(experiment):
+    params, batch = make_params(experiment), first_batch(experiment)
+    time, backbone = experiment.time, experiment.model.backbone
+    noise = jnp.ones((4, time.latents, *backbone.latent_shape))
+    outputs, _ = jax.jit(
+        lambda: experiment.model.predict(
+            params, batch, timesteps=jnp.full(4, 500), noise=noise, rounds=1
+        )
+    )()
+    video = jnp.moveaxis(batch["frames"][:, : time.observed_frames] / 127.5 - 1, -1, 1)
+    mean, _ = jax.jit(lambda v: backbone.vae.apply({"params": params["vae"]}, v, method="encode"))(
+        video.astype(jnp.float32)
+    )
+    seen = np.moveaxis(np.asarray(mean), 2, 1) * backbone.vae_config.scaling_factor
+    np.testing.assert_allclose(outputs["noisy"][:, : time.t_current], seen, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "policy, prefixes",
+    [
+        ("full", ()),
+        ("half", ("time_embedding", "norm_final", "norm_out", "proj_out")),
+        ("none", ("time_embedding", "norm_final", "norm_out", "proj_out", "patch_embed")),
+    ],
+)
+def test_exactly_these_names_train(bridge_config, policy, prefixes):
+    bridge_config.freeze = policy
+    experiment = build(bridge_config)
+    trainable, frozen = partition(param_shapes(experiment.task), experiment.task.trainable)
+    for name in names.flatten(trainable):
+        assert name.startswith(("graft/", "blocks/loop/", *(f"{p}/" for p in prefixes)))
+    for name in names.flatten(frozen):
+        assert name.split("/")[0] in {"vae", "blocks", "patch_embed", "time_embedding"} | {
+            "norm_final", "norm_out", "proj_out"
+        } - set(prefixes)  # fmt: skip
+        assert not name.startswith("blocks/loop/")
+
+
+def test_encoded_windows_give_the_same_loss(experiment, bridge_config):
+    params = make_params(experiment)
+    batch = first_batch(experiment)
+    bridge_config.data.encode_once = 256
+    encoded = build(bridge_config)
+    source = encoded.encoded(encoded.train)
+    latents = [source[i] for i in range(4)]
+    latents = {name: np.stack([w[name] for w in latents]) for name in latents[0]}
+    assert {n: x.shape for n, x in latents.items()} == {
+        n: spec.shape for n, spec in encoded.task.batch_spec.items()
+    }
+    loss = jax.jit(experiment.model.loss, static_argnames="rounds")
+    a, _ = loss(params, batch, jax.random.key(0), rounds=1)
+    b, _ = loss(params, latents, jax.random.key(0), rounds=1)
+    np.testing.assert_allclose(a, b, rtol=1e-5)

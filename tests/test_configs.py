@@ -1,0 +1,71 @@
+"""Every config is locked, read and refused where it is wrong."""
+
+import ast
+import pathlib
+
+import pytest
+
+from configs import defaults
+from roam_jax.cli.arguments import leaf_items, load_config, override
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIGS = [
+    "configs/bridge_3loop.py",
+    "configs/bridge_3loop.py:tiny",
+    "configs/tiny_vae.py",
+    "configs/tiny_backbone.py",
+]
+
+
+def names_read() -> set[str]:
+    """ "a.b" for every attribute b that the library takes from something called a."""
+    files = [*(ROOT / "roam_jax").rglob("*.py"), ROOT / "train.py", ROOT / "eval.py"]
+    found = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                owner = node.value
+                name = getattr(owner, "attr", None) or getattr(owner, "id", None)
+                found.add(f"{name}.{node.attr}")
+    return found
+
+
+def test_every_leaf_is_read():
+    read = names_read()
+    leaves = [f"config.{key}" for key, _ in leaf_items(defaults.get_config())]
+    unread = [key for key in leaves if ".".join(key.split(".")[-2:]) not in read]
+    assert not unread
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_have_the_default_sections_in_order(name):
+    config = load_config(str(ROOT / name))
+    assert [k for k, _ in leaf_items(config)] == [k for k, _ in leaf_items(defaults.get_config())]
+
+
+def test_overrides_reach_their_leaf():
+    config = load_config(str(ROOT / "configs/bridge_3loop.py:tiny"))
+    override(config, ["--config.optim.lr=3e-4", "--config.freeze=half", "--config.mesh.fsdp=8"])
+    assert (config.optim.lr, config.freeze, config.mesh.fsdp) == (3e-4, "half", 8)
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--config.optim.lrr=1", "config.optim.lrr: no such key; did you mean --config.optim.lr"),
+        ("--config.loop.round=1", "did you mean --config.loop.rounds"),
+        ("--config.train.steps=many", "train.steps=many: expected a value of type int"),
+        ("--config.optim=3", "no such key"),
+    ],
+)
+def test_wrong_overrides_are_refused(argument, message):
+    config = load_config(str(ROOT / "configs/bridge_3loop.py:tiny"))
+    with pytest.raises(ValueError, match=message):
+        override(config, [argument])
+
+
+def test_wrong_files_and_variants_are_refused():
+    with pytest.raises(FileNotFoundError, match="did you mean .*bridge_3loop.py"):
+        load_config(str(ROOT / "configs/bridge_3lop.py"))
+    with pytest.raises(ValueError, match="no variant 'small'"):
+        load_config(str(ROOT / "configs/bridge_3loop.py:small"))

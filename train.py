@@ -1,0 +1,53 @@
+"""Trains what a config describes, on all devices, resuming by itself.
+
+python train.py --config configs/bridge_3loop.py:tiny --workdir runs/tiny
+python train.py --config FILE[:VARIANT] --workdir DIR --config.optim.lr=3e-4
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from roam_jax.cli.arguments import load_config, make_parser, override, parse, run_command
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line, builds the experiment, trains it."""
+    parser = make_parser(
+        "Train what a config describes; an existing workdir is resumed.",
+        example="python train.py --config configs/bridge_3loop.py:tiny --workdir runs/tiny "
+        "--config.optim.lr=3e-4",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the run")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print parameters, bytes and batch, and stop"
+    )
+    options, overrides = parse(parser, argv)
+    config = load_config(options.config)
+    override(config, overrides)
+
+    # Imported late, so that --help and a mistyped key answer at once.
+    from roam_jax.evaluate.run import make_evaluate_hook
+
+    from roam_jax.cli.dry_run import dry_run
+    from roam_jax.tasks.build import build
+    from roam_jax.train import loop
+
+    experiment = build(config)
+    if options.dry_run:
+        dry_run(experiment, options.workdir)
+        return
+    loop.run(
+        experiment.task,
+        experiment.batches(),
+        config=config,
+        workdir=options.workdir,
+        rounds=config.loop.rounds,
+        rules=experiment.rules,
+        provenance=experiment.provenance(),
+        evaluate=make_evaluate_hook(experiment),
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
