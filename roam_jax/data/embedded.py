@@ -36,7 +36,7 @@ from roam_jax.sim.render import Renderer
 from roam_jax.sim.tabletop import SimulationDivergedError, Tabletop
 
 # Raise it whenever the same spec would give other bytes: old caches are then left alone.
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 VERSION = "1.0.0"
 NAME = "tabletop"
 CAMERAS = 4  # as in Bridge; image_0 is drawn and the others are black
@@ -169,8 +169,7 @@ def write_dataset(spec: EmbeddedSpec, root: pathlib.Path) -> dict[str, int]:
         "splits": splits,
         "version": VERSION,
     }
-    features = bridge_features(spec.image_size).to_json()
-    (root / "features.json").write_text(json.dumps(features, indent=4, sort_keys=True))
+    bridge_features(spec.image_size).save_config(root)
     (root / "dataset_info.json").write_text(json.dumps(info, indent=2))
     return dropped
 

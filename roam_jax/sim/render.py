@@ -58,7 +58,7 @@ class Renderer:
         if self._supersample > 1:
             edges = np.flatnonzero(self._edges(colour))
             samples = self._shade(data, self._fine_rays[edges].reshape(-1, 3))
-            colour[edges] = samples.reshape(len(edges), -1, 3).mean(axis=1)
+            colour[edges] = samples.reshape(len(edges), self._supersample**2, 3).mean(axis=1)
         frame = colour.reshape(self._size, self._size, 3)
         return (np.clip(frame, 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
 

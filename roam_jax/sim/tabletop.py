@@ -33,9 +33,9 @@ FINGER_TRAVEL = 0.034  # metres each finger moves between closed and open
 POSE_LOW = np.array([0.08, -0.26, 0.012, -0.6, -0.6, -1.2])
 POSE_HIGH = np.array([0.50, 0.26, 0.300, 0.6, 0.6, 1.2])
 
-# Natural frequencies (rad/s) of the critically damped joints. After one control period an arm
-# joint has made 83 % of a step and a finger 48 %: the arm lags a little and the gripper ramps
-# over three or four stored states.
+# Natural frequencies (rad/s) of the critically damped joints. In one control period an arm joint
+# makes 83 % of a step and a finger 48 %: the arm lags a little, and the gripper ramps over two or
+# three stored states.
 ARM_FREQUENCY = 16.0
 FINGER_FREQUENCY = 8.0
 
@@ -307,10 +307,15 @@ class Tabletop:
         self.command = np.clip(self.command + action[:GRIPPER], POSE_LOW, POSE_HIGH)
         self.data.ctrl[:] = self._controls(float(np.clip(action[GRIPPER], 0.0, 1.0)))
         mujoco.mj_step(self.model, self.data, nstep=self._substeps)
-        # MuJoCo resets a state that blew up and only counts a warning; mj_step leaves positions of
-        # bodies one substep old, which the frame and the state must not be.
-        if any(self.data.warning[kind].number for kind in _BAD_STATE):
-            raise SimulationDivergedError(f"diverged within {self.data.time:.3f} s of a warning")
+        # MuJoCo resets a state that blew up and goes on; only its warnings tell.
+        for kind in _BAD_STATE:
+            warning = self.data.warning[kind]
+            if warning.number:
+                raise SimulationDivergedError(
+                    f"{kind.name} at degree of freedom {warning.lastinfo} on the way to "
+                    f"{self.command}: expected a finite state"
+                )
+        # mj_step leaves the bodies where they were one substep ago; state and frame must agree.
         mujoco.mj_kinematics(self.model, self.data)
         return self.state
 
