@@ -72,8 +72,7 @@ class TransformerConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            kind = (int, float) if isinstance(field.default, float) else int
-            if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
+            if not value > 0:
                 raise ValueError(f"{field.name} = {value!r}: expected a positive {field.type}")
         if self.width % 16:
             raise ValueError(
@@ -95,11 +94,14 @@ class TransformerConfig:
         """
         if config.get("_class_name", CLASS_NAME) != CLASS_NAME:
             raise ValueError(f"_class_name = {config['_class_name']!r}: expected {CLASS_NAME}")
-        sizes = {field.name for field in dataclasses.fields(cls)}
+        sizes = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         values = {}
         for key, value in config.items():
             if key in sizes:
-                values[key] = value
+                # JSON writes 1.0 as 1 at times; any other type is a fault of the file.
+                if isinstance(value, bool) or not isinstance(value, (int, sizes[key])):
+                    raise ValueError(f"{key} = {value!r}: expected {sizes[key].__name__}")
+                values[key] = sizes[key](value)
             elif key in _FIXED:
                 expected, meaning = _FIXED[key]
                 if value != expected:
