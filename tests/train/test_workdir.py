@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from roam_jax.train.workdir import Workdir, differences, write_atomically
+from tests.train import toy
+
+PROVENANCE = {"git": "abc", "fingerprints": {"data": "d1", "vae": "v1"}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = Workdir(tmp_path / "deep" / "run")
+    folder.create(toy.make_config(), PROVENANCE)
+    return folder
+
+
+def test_config_and_provenance_come_back(folder):
+    config = toy.make_config()
+    assert folder.read() == (config.to_dict(), PROVENANCE)
+    assert list(json.loads(folder.config_file.read_text())) == ["config", "provenance"]
+    assert [path.name for path in folder.path.iterdir()] == ["config.json"]
+
+
+def test_same_config_resumes_and_keeps_the_first_provenance(folder):
+    later = PROVENANCE | {"git": "def"}
+    folder.require(toy.make_config(), later)
+    folder.create(toy.make_config(), later)
+    assert folder.read()[1] == PROVENANCE
+
+
+def test_another_config_is_refused_with_its_keys(folder):
+    config = toy.make_config(log_every=7, save_every=8, eval_every=9, keep=1, batch_size=32)
+    config.optim.lr = 0.5
+    config.unlock()
+    config.extra = "x"
+    with pytest.raises(ValueError, match="was made with another config") as error:
+        folder.require(config, PROVENANCE)
+    changes = "extra: (absent) -> x; optim.lr: 0.01 -> 0.5; train.batch_size: 16 -> 32."
+    assert str(folder.path) in str(error.value)
+    assert f"config: {changes} Use another" in str(error.value)
+
+
+def test_what_only_changes_the_log_may_differ(folder):
+    folder.require(toy.make_config(log_every=7, save_every=8, eval_every=9, keep=1), PROVENANCE)
+
+
+def test_other_data_or_weights_are_refused(folder):
+    changed = {"fingerprints": {"data": "d2", "vae": "v1"}}
+    with pytest.raises(ValueError, match="other data or weights: data: d1 -> d2"):
+        folder.require(toy.make_config(), changed)
+
+
+def test_a_run_without_config_is_refused(folder):
+    folder.metrics_file.write_text("")
+    folder.config_file.unlink()
+    with pytest.raises(ValueError, match=r"holds a run but no config\.json"):
+        folder.require(toy.make_config(), {})
+
+
+def test_reading_what_is_no_workdir(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no workdir"):
+        Workdir(tmp_path).read()
+    (tmp_path / "config.json").write_text('{"config": {')
+    with pytest.raises(ValueError, match=r"config\.json: expected"):
+        Workdir(tmp_path).read()
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "new \ud800")  # no UTF-8
+    assert path.read_text() == "old"
+
+
+def test_differences_looks_at_leaves():
+    old = {"a": {"b": 1, "c": [1, 2]}, "d": None}
+    new = {"a": {"b": 1, "c": [1, 3]}, "d": {"e": 1}}
+    assert differences(old, new) == {"a.c": "[1, 2] -> [1, 3]", "d": "None -> {'e': 1}"}
