@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import pathlib
+import re
 import struct
 
 import google_crc32c
@@ -239,3 +240,12 @@ def test_embedding_of_a_word_never_changes():
 def test_black_cameras_are_jpegs():
     frame = np.asarray(Image.open(io.BytesIO(embedded._black_jpeg(16))))
     assert frame.shape == (16, 16, 3) and not frame.any()
+
+
+def test_the_page_on_embedded_data_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROAM_CACHE", str(tmp_path))
+    page = pathlib.Path(__file__).parents[2] / "docs" / "embedded_data.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec("\n".join(blocks), {})
+    assert Image.open(tmp_path / "episodes.png").size == (2 * 8 * 64, 2 * 2 * 64)
