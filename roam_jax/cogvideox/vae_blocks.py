@@ -25,7 +25,7 @@ Latents = Float[Array, "B F h w c"]
 NORM_EPS = 1e-6
 TIME_TAPS = 3
 # Up to this many input channels one 2-D convolution over all time taps beats one a tap.
-_FEW_CHANNELS = 4
+_FEW_CHANNELS = 16
 
 _kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3), out_axis=4)
 

@@ -1,0 +1,196 @@
+"""Trains a small CogVideoX VAE on windows of video; config `configs/tiny_vae.py`.
+
+The loss is |error| + error^2 in pixels and a slight pull of the posterior to a unit normal. So that
+weights learned on simulated scenes also serve natural images, each clip is cropped or shrunk,
+mirrored, recoloured by a random 3x3 matrix and partly overlaid with random textures. Small clips
+also make a step affordable on a CPU; convolutions do not care for the size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from einops import rearrange
+from flax import traverse_util
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, UInt8
+
+from roam_jax.cogvideox.vae import VAE
+from roam_jax.cogvideox.vae_config import VAEConfig
+from roam_jax.contracts import ArraySpec, Batch, Params, Task
+
+# 0.69 M parameters, 1.4 MB in float16. Few channels at full resolution, where all the time goes.
+TINY = VAEConfig(
+    block_out_channels=(8, 16, 32, 32),
+    layers_per_block=1,
+    norm_num_groups=4,
+    sample_height=64,
+    sample_width=64,
+    scaling_factor=1.0,
+)
+SHARDING_RULES = ((r"^(encoder|decoder)/", PartitionSpec()),)
+NO_DECAY = (r"/(bias|scale)$",)
+
+# Pixels of a training clip's side, or the frames' own where they are smaller.
+CLIP_SIZE = 32
+KL_WEIGHT = 1e-4
+# Log-variance at the start: the decoder first learns from nearly noiseless latents.
+FIRST_LOGVAR = -6.0
+# Residual branches start small, and latents modulate norms slightly, around a gain of 1.
+BRANCH_SCALE = 0.2
+# Share of clips with textures, and the sizes of their grids.
+TEXTURED = 0.5
+TEXTURE_GRIDS = (3, 6, 12, 24)
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEModel:
+    """A VAE under training."""
+
+    config: VAEConfig
+
+    @property
+    def vae(self) -> VAE:
+        """The module."""
+        return VAE(self.config)
+
+    def init(self, rng: jax.Array) -> Params:
+        """Random parameters, drawn at once: some 200 draws apart take half a minute to compile."""
+        size = self.config.spatial_compression_ratio
+        video = jax.ShapeDtypeStruct((1, self.config.in_channels, 1, size, size), jnp.float32)
+        shapes = traverse_util.flatten_dict(jax.eval_shape(self.vae.init, rng, video)["params"])
+        normal = jax.random.normal(rng, (sum(leaf.size for leaf in shapes.values()),))
+        params, offset = {}, 0
+        for path, leaf in shapes.items():
+            noise = normal[offset : offset + leaf.size].reshape(leaf.shape)
+            params[path] = _initial(path, noise)
+            offset += leaf.size
+        return traverse_util.unflatten_dict(params)
+
+    def reconstruct(
+        self, params: Params, frames: UInt8[Array, "B T H W 3"]
+    ) -> Float[Array, "B T H W 3"]:
+        """Decoded posterior means of the frames, RGB in 0..255; T = 4n + 1."""
+        video = self.vae.apply({"params": params}, to_video(frames))
+        return jnp.clip(rearrange(video, "B C T H W -> B T H W C") * 127.5 + 127.5, 0, 255)
+
+    def loss(self, params: Params, batch: Batch, rng: jax.Array, rounds: int):
+        """See `contracts.Task`; a VAE has no rounds."""
+        del rounds
+        clip_rng, noise_rng = jax.random.split(rng)
+        video = augment(to_video(batch["frames"]), clip_rng)
+        variables = {"params": params}
+        mean, logvar = self.vae.apply(variables, video, method="encode")
+        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(noise_rng, mean.shape)
+        error = self.vae.apply(variables, latents, method="decode") - video
+        absolute, squared = jnp.abs(error).mean(), jnp.square(error).mean()
+        divergence = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).mean()
+        metrics = {
+            "loss/absolute": absolute,
+            "loss/squared": squared,
+            "loss/divergence": divergence,
+            "latent_std": mean.std(),
+        }
+        return absolute + squared + KL_WEIGHT * divergence, metrics
+
+
+def vae_task(
+    config: ml_collections.ConfigDict, *, batch_spec: Mapping[str, ArraySpec]
+) -> tuple[VAEModel, Task]:
+    """The small VAE and the trainer's view of it.
+
+    Args:
+        config: the whole config; `data.frames` is all that is read.
+        batch_spec: of a global batch; only `frames` is used.
+
+    Raises:
+        ValueError: the frame count would not come back from the decoder.
+    """
+    if config.data.frames % TINY.temporal_compression_ratio != 1:
+        raise ValueError(
+            f"data.frames = {config.data.frames}: expected 4n + 1, which the VAE gives back"
+        )
+    model = VAEModel(TINY)
+    task = Task(
+        init=model.init,
+        loss=model.loss,
+        trainable=(".*",),
+        batch_spec=batch_spec,
+        no_decay=NO_DECAY,
+    )
+    return model, task
+
+
+def to_video(frames: UInt8[Array, "B T H W 3"]) -> Float[Array, "B 3 T H W"]:
+    """Pixels 0..255 to the VAE's [-1, 1], in its axis order."""
+    return rearrange(frames / 127.5 - 1.0, "B T H W C -> B C T H W")
+
+
+def augment(video: Float[Array, "B 3 T H W"], rng: jax.Array) -> Float[Array, "B 3 T h w"]:
+    """Smaller clips of other looks: size, mirror, colours, textures; each clip its own.
+
+    Even rows are crops, odd rows whole frames made smaller, so that the statistics of both a
+    detail and a scene are learned.
+    """
+    size = min(CLIP_SIZE, *video.shape[-2:])
+    shrunk = jax.image.resize(video[1::2], (*video[1::2].shape[:3], size, size), "linear")
+    crop_rng, mirror_rng, texture_rng, colour_rng = jax.random.split(rng, 4)
+    crops = jax.vmap(lambda row, rng: _crop(row, rng, size))(
+        video[::2], jax.random.split(crop_rng, len(video[::2]))
+    )
+    clips = jnp.concatenate([crops, shrunk])
+    for axis, mirror in ((-1, mirror_rng), (-2, jax.random.fold_in(mirror_rng, 1))):
+        flipped = jax.random.bernoulli(mirror, shape=(len(clips), 1, 1, 1, 1))
+        clips = jnp.where(flipped, jnp.flip(clips, axis), clips)
+    clips = clips + _textures(texture_rng, clips.shape)
+    return jnp.clip(_recolour(clips, colour_rng), -1, 1)
+
+
+def _crop(clip: Float[Array, "3 T H W"], rng: jax.Array, size: int) -> Float[Array, "3 T h w"]:
+    height, width = clip.shape[-2:]
+    top, left = jax.random.randint(rng, (2,), 0, jnp.array([height - size + 1, width - size + 1]))
+    return jax.lax.dynamic_slice(clip, (0, 0, top, left), (*clip.shape[:2], size, size))
+
+
+def _textures(rng: jax.Array, shape: tuple[int, ...]) -> Float[Array, "B 3 1 H W"]:
+    """Sums of smooth noise of several scales, still in time; 0 for the rows without."""
+    batch, channels, _, height, width = shape
+    chosen_rng, *rngs = jax.random.split(rng, 1 + len(TEXTURE_GRIDS))
+    total = jnp.zeros((batch, channels, 1, height, width))
+    for grid, grid_rng in zip(TEXTURE_GRIDS, rngs, strict=True):
+        noise_rng, strength_rng = jax.random.split(grid_rng)
+        noise = jax.random.normal(noise_rng, (batch, channels, 1, grid, grid))
+        strength = jax.random.exponential(strength_rng, (batch, 1, 1, 1, 1)) * 0.12
+        total += strength * jax.image.resize(noise, (batch, channels, 1, height, width), "linear")
+    chosen = jax.random.bernoulli(chosen_rng, TEXTURED, (batch, 1, 1, 1, 1))
+    return jnp.where(chosen, total, 0)
+
+
+def _recolour(clips: Float[Array, "B 3 T H W"], rng: jax.Array) -> Float[Array, "B 3 T H W"]:
+    """A random matrix near a permutation of channels, contrast and brightness for each clip."""
+    order_rng, matrix_rng, contrast_rng, shift_rng = jax.random.split(rng, 4)
+    batch = len(clips)
+    orders = jax.vmap(lambda r: jax.random.permutation(r, 3))(jax.random.split(order_rng, batch))
+    matrix = jnp.eye(3)[orders] + 0.2 * jax.random.normal(matrix_rng, (batch, 3, 3))
+    contrast = jax.random.uniform(contrast_rng, (batch, 1, 1), minval=0.6, maxval=1.3)
+    shift = 0.2 * jax.random.normal(shift_rng, (batch, 3, 1, 1, 1))
+    return jnp.einsum("BcC,BCTHW->BcTHW", matrix * contrast, clips) + shift
+
+
+def _initial(path: tuple[str, ...], noise: jax.Array) -> jax.Array:
+    """One parameter at the start, from unit normal noise of its shape."""
+    *_, layer, kind = path
+    if kind == "scale" or (layer == "conv_y" and kind == "bias"):
+        return jnp.ones_like(noise)
+    if kind == "bias":
+        if path[:2] == ("encoder", "conv_out"):
+            latents = noise.size // 2
+            return jnp.repeat(jnp.array([0.0, FIRST_LOGVAR]), latents)
+        return jnp.zeros_like(noise)
+    fan_in = noise.size // noise.shape[-1]
+    scale = BRANCH_SCALE if layer in ("conv2", "conv_y", "conv_b") else 1.0
+    return noise * (scale / fan_in**0.5)
