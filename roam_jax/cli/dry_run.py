@@ -5,12 +5,12 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 
 from roam_jax.contracts import Params
 from roam_jax.tasks.build import Experiment
 from roam_jax.train import names
-from roam_jax.train.state import param_shapes
 from roam_jax.viz.batch import draw_batch
 
 # Adam keeps two float32 moments of each trained parameter.
@@ -39,7 +39,8 @@ def count_parameters(shapes: Params, trainable: tuple[str, ...]) -> dict[tuple[s
 
 def describe_run(experiment: Experiment) -> Iterator[str]:
     """Lines of the report: parameters and bytes by group, data, batch shapes."""
-    counts = count_parameters(param_shapes(experiment.task), experiment.task.trainable)
+    shapes = jax.eval_shape(experiment.task.init, jax.random.key(0))
+    counts = count_parameters(shapes, experiment.task.trainable)
     yield f"{'parameters':<12}{'':<9}{'count':>15}{'MiB':>11}"
     for (group, trains), count in sorted(counts.items()):
         size = count * (BYTES_TRAINED + BYTES_MOMENTS if trains else BYTES_FROZEN) / 2**20

@@ -86,7 +86,7 @@ class Backbone:
 
     def encode(
         self, vae_params: Params, frames: UInt8[Array, "B T H W 3"], time: TimeSpec
-    ) -> tuple[Float[Array, "B t_current C H W"], Float[Array, "B F C H W"]]:
+    ) -> tuple[Float[Array, "B t_current C h w"], Float[Array, "B F C h w"]]:
         """Scaled posterior means of the observed frames alone and of the whole window.
 
         The observed frames are encoded without any later frame, because the encoder's GroupNorm
@@ -101,7 +101,7 @@ class Backbone:
         return jnp.moveaxis(mean, 1, 2) * self.vae_config.scaling_factor
 
     def decode(
-        self, vae_params: Params, latents: Float[Array, "B F C H W"]
+        self, vae_params: Params, latents: Float[Array, "B F C h w"]
     ) -> UInt8[Array, "B T H W 3"]:
         """Scaled latents to frames."""
         unscaled = jnp.moveaxis(latents / self.vae_config.scaling_factor, 2, 1)

@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.cogvideox.graft import GraftConfig, GraftedTransformer
+from roam_jax.cogvideox.graft import GraftConfig, GraftedTransformer, trainable_patterns
 from roam_jax.cogvideox.graft_canvas import graft_layout, graft_topology
-from roam_jax.contracts import ACTION_DIM, ArraySpec, Batch, Params, TimeSpec
+from roam_jax.contracts import ACTION_DIM, ArraySpec, Batch, Params, Task, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.tasks.backbone import Backbone
 from roam_jax.train.sharding import shard_largest

@@ -12,7 +12,6 @@ from roam_jax.train.state import (
     abstract_params,
     create_params,
     load_pretrained,
-    param_shapes,
     partition,
 )
 
@@ -117,7 +116,8 @@ def test_observed_frames_enter_clean(experiment):
 def test_exactly_these_names_train(bridge_config, policy, prefixes):
     bridge_config.freeze = policy
     experiment = build(bridge_config)
-    trainable, frozen = partition(param_shapes(experiment.task), experiment.task.trainable)
+    shapes = jax.eval_shape(experiment.task.init, jax.random.key(0))
+    trainable, frozen = partition(shapes, experiment.task.trainable)
     for name in names.flatten(trainable):
         assert name.startswith(("graft/", "blocks/loop/", *(f"{p}/" for p in prefixes)))
     for name in names.flatten(frozen):
