@@ -23,6 +23,8 @@ from tests.cogvideox.diffusers_models import (
 )
 
 PARITY = 1e-6
+# Shared, so that tests at the same sizes compile once.
+APPLY = jax.jit(Transformer(TINY).apply)
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "transformer.npz"
 
 
@@ -46,6 +48,18 @@ def normal(*shape, seed=0, offset=0.0):
     return np.random.default_rng(seed).normal(offset, 1, shape).astype(np.float32)
 
 
+@jax.jit
+def value_and_gradients(params, latents, text, timesteps, cotangent):
+    """Velocity, and the gradient of its product with `cotangent`."""
+
+    def loss(params):
+        velocity = Transformer(TINY).apply({"params": params}, latents, text, timesteps)
+        return (velocity * cotangent).sum(), velocity
+
+    gradients, velocity = jax.grad(loss, has_aux=True)(params)
+    return velocity, gradients
+
+
 def layer(params, index):
     """Parameters of one block."""
     return jax.tree.map(lambda stack: stack[index], params["blocks"])
@@ -63,8 +77,7 @@ def test_whole_model(torch, model, params, size):
     latents, text, timesteps = inputs(*size)
     with torch.no_grad():
         expected = model(*map(torch.tensor, (latents, text, timesteps))).sample.numpy()
-    apply = jax.jit(Transformer(TINY).apply)
-    ours = apply({"params": params}, latents, text, timesteps)
+    ours = APPLY({"params": params}, latents, text, timesteps)
     for row in range(3):
         assert relative_error(ours[row], expected[row]) <= PARITY
 
@@ -195,12 +208,8 @@ def test_gradients(torch, model, params):
     expected = {key: tensor.grad.numpy() for key, tensor in model.named_parameters()}
     model.zero_grad(set_to_none=True)
 
-    arrays = [jnp.array(x) for x in (latents, text, timesteps)]
-
-    def loss(params):
-        return (Transformer(TINY).apply({"params": params}, *arrays) * cotangent).sum()
-
-    ours = traverse_util.flatten_dict(jax.jit(jax.grad(loss))(params), sep="/")
+    _, ours = value_and_gradients(params, latents, text, timesteps, cotangent)
+    ours = traverse_util.flatten_dict(ours, sep="/")
     for name in transformer_names(TINY):
         for key, gradient in name.to_theirs(np.asarray(ours[name.target])).items():
             if key.endswith("norm_k.bias"):
@@ -214,10 +223,7 @@ def test_float16_storage(torch, params):
     """Weights stay float16 and compute is float32: the result is that of the rounded weights."""
     halves = jax.tree.map(lambda x: x.astype(np.float16), params)
     floats = jax.tree.map(lambda x: x.astype(np.float32), halves)
-    latents, text, timesteps = inputs(2, 4, 6)
-    apply = jax.jit(Transformer(TINY).apply)
-    ours = apply({"params": halves}, latents, text, timesteps)
-    expected = apply({"params": floats}, latents, text, timesteps)
+    ours, expected = (APPLY({"params": tree}, *inputs(1, 2, 2)) for tree in (halves, floats))
     assert ours.dtype == jnp.float32
     assert relative_error(ours, expected) <= 1e-7
 
@@ -242,10 +248,8 @@ def test_half_precision_stacks_are_never_promoted_whole():
 
 
 def test_bfloat16_compute_is_close(params):
-    arrays = [jnp.array(x) for x in inputs(2, 4, 6)]
-    exact = jax.jit(Transformer(TINY).apply)({"params": params}, *arrays)
     module = Transformer(TINY, dtype=jnp.bfloat16)
-    ours = jax.jit(module.apply)({"params": params}, *arrays)
+    exact, ours = (f({"params": params}, *inputs(1, 2, 2)) for f in (APPLY, jax.jit(module.apply)))
     assert ours.dtype == jnp.float32
     assert relative_error(ours, exact) < 0.05
 
@@ -295,15 +299,11 @@ def test_2b_counts():
 
 def test_fresh_weights_train():
     """A fresh model predicts small values, and every parameter has a gradient at the first step."""
-    latents, text, timesteps = (jnp.array(x) for x in inputs(2, 4, 6))
-    module = Transformer(TINY)
-    variables = jax.jit(module.init)(jax.random.key(0), latents, text, timesteps)
-
-    def loss(variables):
-        velocity = module.apply(variables, latents, text, timesteps)
-        return ((velocity - latents) ** 2).mean(), velocity
-
-    gradients, velocity = jax.jit(jax.grad(loss, has_aux=True))(variables)
+    arrays = inputs(3, 6, 10)
+    # This generator compiles ten times faster than the default one.
+    key = jax.random.key(0, impl="unsafe_rbg")
+    params = jax.jit(Transformer(TINY).init)(key, *arrays)["params"]
+    velocity, gradients = value_and_gradients(params, *arrays, arrays[0])
     assert 1e-3 < velocity.std() < 0.5
     for name, gradient in traverse_util.flatten_dict(gradients, sep="/").items():
         assert np.abs(gradient).max() > 0, name
