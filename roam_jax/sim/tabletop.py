@@ -168,11 +168,12 @@ def _prop_mjcf(index: int, prop: Prop) -> str:
     }[prop.shape]
     x, y = prop.position
     return f"""
-    <body name="prop_{index}" pos="{x:.9g} {y:.9g} {size}" euler="0 0 {prop.yaw:.9g}">
+    <body name="prop_{index}" pos="{x:.9g} {y:.9g} {size}">
       <joint name="prop_{index}_x" type="slide" axis="1 0 0" frictionloss="0.2" damping="2"/>
       <joint name="prop_{index}_y" type="slide" axis="0 1 0" frictionloss="0.2" damping="2"/>
       <joint name="prop_{index}_yaw" axis="0 0 1" frictionloss="0.004" damping="0.004"/>
-      <geom name="prop_{index}" type="{kind}" size="{sizes}" mass="0.1" rgba="{_rgba(prop.rgb)}"/>
+      <geom name="prop_{index}" type="{kind}" size="{sizes}" euler="0 0 {prop.yaw:.9g}" mass="0.1"
+            rgba="{_rgba(prop.rgb)}"/>
     </body>"""
 
 
@@ -203,7 +204,7 @@ def to_mjcf(scene: Scene) -> str:
     )
     return f"""
 <mujoco model="tabletop">
-  <compiler angle="radian" inertiagrouprange="0 5"/>
+  <compiler angle="radian"/>
   <option timestep="{TIMESTEP}" gravity="0 0 0" integrator="implicitfast"/>
   <default>
     <geom contype="0" conaffinity="0"/>

@@ -1,5 +1,6 @@
 """Physics of the gantry against closed forms, and the declarations' checks."""
 
+import dataclasses
 import math
 
 import mujoco
@@ -50,6 +51,16 @@ def test_reaches_the_commanded_pose():
     site = table.data.site("tip")
     np.testing.assert_allclose(site.xpos, pose[:3], atol=1e-3)
     np.testing.assert_allclose(site.xmat.reshape(3, 3), rotation(*pose[3:]), atol=2e-3)
+
+
+def test_a_turned_prop_is_turned_and_slides_along_the_table_axes():
+    turned = dataclasses.replace(CUBE, yaw=0.4)
+    table = Tabletop(Scene(props=(turned,)))
+    geom = table.data.geom("prop_0").xmat.reshape(3, 3)
+    np.testing.assert_allclose(geom, rotation(0.0, 0.0, 0.4), atol=1e-8)
+    table.data.joint("prop_0_x").qpos = 0.05
+    mujoco.mj_kinematics(table.model, table.data)
+    np.testing.assert_allclose(table.prop_position(0), np.add(CUBE.position, (0.05, 0)), atol=1e-9)
 
 
 def test_one_step_lags_as_a_critically_damped_joint():
