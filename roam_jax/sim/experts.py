@@ -21,12 +21,13 @@ from roam_jax.sim.tabletop import POSE_HIGH, POSE_LOW, Tabletop
 Pose = Float[np.ndarray, " 6"]
 
 CRUISE = 0.12  # metres above the table, clear of every prop
-PUSH_HEIGHT = 0.022
+PUSH_HEIGHT = 0.022  # of the fingertips while they push
 # What one action may change: metres, radians. Bridge's 99th percentiles are 0.04 and 0.2.
 MAX_STEP, MAX_TURN = 0.032, 0.16
 # Tremor of the hand: standard deviation of an action's deltas.
 TREMOR = np.array([0.0015] * 3 + [0.012] * 3)
-ARRIVED = 0.006
+# Nearer to a pose than this, the hand goes on to the next: metres, radians.
+NEAR, ALIGNED = 0.006, 0.08
 SPEEDS = {"reach": (0.35, 0.75), "push": (0.8, 1.0)}  # part of MAX_STEP and MAX_TURN
 LEAN = 0.15  # radians that the gripper leans into a push
 FINGERTIP = 0.016  # metres from a pushed prop's side to the centre of the fingertips
@@ -104,7 +105,7 @@ def expert_actions(
     for phase in phases(environment, rng):
         for _ in range(phase.steps):
             error = phase.pose - table.command
-            if np.linalg.norm(error[:3]) < ARRIVED and np.abs(error[3:]).max() < 0.08:
+            if np.linalg.norm(error[:3]) < NEAR and np.abs(error[3:]).max() < ALIGNED:
                 break
             yield np.array([*_towards(error, speed, rng), phase.gripper])
 
