@@ -10,6 +10,7 @@ import argparse
 import difflib
 import importlib.util
 import inspect
+import logging as std_logging
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,14 +26,20 @@ USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, FloatingPointErro
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a command's main function; bad input ends with one message and exit code 2."""
+    flags.FLAGS(sys.argv[:1])  # Grain and absl logging want parsed flags; ours are argparse's
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
+    logging.get_absl_handler().addFilter(_ours_or_warning)
     try:
         main(sys.argv[1:])
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _ours_or_warning(record: std_logging.LogRecord) -> bool:
+    return record.levelno >= std_logging.WARNING or "roam_jax" in record.pathname
 
 
 def make_parser(description: str, *, example: str) -> argparse.ArgumentParser:

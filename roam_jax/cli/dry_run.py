@@ -8,14 +8,16 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from roam_jax.contracts import Params
+from roam_jax.contracts import ACTION_NAMES, Params
+from roam_jax.data.loader import make_loader
 from roam_jax.tasks.build import Experiment
 from roam_jax.train import names
-from roam_jax.viz.batch import draw_batch
+from roam_jax.viz.batch import draw_windows
 
 # Adam keeps two float32 moments of each trained parameter.
 BYTES_TRAINED, BYTES_MOMENTS = 4, 8
 BYTES_FROZEN = 2
+WINDOWS_DRAWN = 3
 
 
 def parameter_group(name: str) -> str:
@@ -66,5 +68,24 @@ def dry_run(experiment: Experiment, workdir: pathlib.Path) -> None:
         print(line)
     workdir.mkdir(parents=True, exist_ok=True)
     picture = workdir / "first_batch.png"
-    draw_batch(experiment, picture)
+    draw_first_batch(experiment, picture)
     print(f"picture: {picture}")
+
+
+def draw_first_batch(experiment: Experiment, picture: pathlib.Path) -> None:
+    """Draws some windows of the batch that a run would see first."""
+    train, config = experiment.train, experiment.config
+    loader = make_loader(train, batch_size=config.train.batch_size, seed=config.seed)
+    batch = {name: values[:WINDOWS_DRAWN] for name, values in next(loader).items()}
+    headers = [train.reader.headers[episode] for episode in batch["episode"]]
+    draw_windows(
+        picture,
+        frames=batch["frames"],
+        actions=np.concatenate([batch["past_actions"], batch["action_chunk"]], axis=1),
+        observed=experiment.time.observed_frames,
+        names=ACTION_NAMES,
+        titles=[
+            f"{header.name}, from step {start}: {header.instruction!r}"
+            for header, start in zip(headers, batch["start"], strict=True)
+        ],
+    )
