@@ -1,0 +1,110 @@
+"""Pictures of an experiment: its first batch, its predictions, its errors."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+from jaxtyping import Int
+
+from roam_jax.contracts import ACTION_NAMES, ACTION_UNITS, Batch, Params
+from roam_jax.data.loader import make_loader
+from roam_jax.data.windows import WindowSource
+from roam_jax.evaluate.placement import rows_per_batch
+from roam_jax.evaluate.predictor import GraftPredictor
+from roam_jax.evaluate.windows import map_windows, spread_windows
+from roam_jax.tasks.build import Experiment
+from roam_jax.viz.actions import draw_action_chunks
+from roam_jax.viz.batch import draw_windows
+from roam_jax.viz.frames import draw_frame_strips
+
+# Windows of a picture.
+PICTURED = 4
+
+
+def draw_first_batch(experiment: Experiment, path: pathlib.Path) -> None:
+    """The first windows of the first training batch, as the model gets them.
+
+    Args:
+        experiment: data and time alignment.
+        path: the PNG.
+    """
+    config = experiment.config
+    batch = next(
+        make_loader(experiment.train, batch_size=config.train.batch_size, seed=config.seed)
+    )
+    batch = {name: values[:PICTURED] for name, values in batch.items()}
+    draw_windows(
+        path,
+        frames=batch["frames"],
+        actions=np.concatenate([batch["past_actions"], batch["action_chunk"]], axis=1),
+        observed=experiment.time.observed_frames,
+        names=ACTION_NAMES,
+        titles=window_titles(experiment.train, batch["episode"], batch["start"]),
+    )
+
+
+def window_titles(
+    source: WindowSource, episodes: Int[np.ndarray, " n"], starts: Int[np.ndarray, " n"]
+) -> list[str]:
+    """Split, episode, step and instruction of windows."""
+    titles = []
+    for episode, start in zip(episodes.tolist(), starts.tolist(), strict=True):
+        instruction = source.reader.headers[episode].instruction or "(no instruction)"
+        titles.append(f"{source.reader.split} episode {episode}, from step {start}: {instruction}")
+    return titles
+
+
+def draw_graft_pictures(
+    predictor: GraftPredictor,
+    experiment: Experiment,
+    params: Params,
+    *,
+    prefix: pathlib.Path,
+    rounds: int,
+) -> None:
+    """PREFIX_SPLIT_actions.png and PREFIX_SPLIT_frames.png: predictions at pure noise.
+
+    Args:
+        predictor: the compiled model.
+        experiment: windows and statistics.
+        params: the whole tree.
+        prefix: path of the pictures without what follows the first underscore.
+        rounds: number of rounds.
+    """
+
+    def predict(indices: Int[np.ndarray, " B"], batch: Batch) -> dict:
+        windows = predictor.encode(params, batch)
+        found = predictor.deploy(params, windows, indices, rounds=rounds)
+        return {
+            **batch,
+            "predicted": found["actions"],
+            "reconstructed": predictor.decode(params, windows["target_latents"]),
+            "one_step": predictor.decode(params, found["latents"]),
+        }
+
+    physical = experiment.statistics.unnormalise
+    for source in (experiment.train, experiment.val):
+        indices = spread_windows(len(source), PICTURED)
+        rows = rows_per_batch(experiment.config.eval.batch_size, params)
+        found = map_windows(source, indices, predict, batch_size=rows)
+        titles = window_titles(source, found["episode"], found["start"])
+        draw_action_chunks(
+            prefix.with_name(f"{prefix.name}_{source.reader.split}_actions.png"),
+            past=physical(found["past_actions"]),
+            recorded=physical(found["action_chunk"]),
+            predicted=physical(found["predicted"]),
+            names=ACTION_NAMES,
+            units=ACTION_UNITS,
+            titles=titles,
+        )
+        draw_frame_strips(
+            prefix.with_name(f"{prefix.name}_{source.reader.split}_frames.png"),
+            {
+                "true": found["frames"],
+                "VAE": found["reconstructed"],
+                "one step": found["one_step"],
+            },
+            titles=titles,
+            observed=experiment.time.observed_frames,
+        )

@@ -1,0 +1,84 @@
+"""A report as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+MEASURES = {"gated_step": "gated step", "residual": "residual", "cosine": "cosine"}
+BASELINES = {"training_mean": "training mean", "previous_action": "previous action"}
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """The figures of `evaluate_experiment` or of an eval/STEP.json, in aligned columns."""
+    kinds = {"graft": _graft_lines, "video": _video_lines, "vae": _vae_lines}
+    lines = []
+    for split, figures in report["splits"].items():
+        head = f"{split}: {figures['windows']} windows of {figures['episodes']} episodes"
+        lines += [head, *kinds[report["task"]](figures), ""]
+    return "\n".join(lines)
+
+
+def _graft_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    rows = {f"rounds = {n}": one["actions"] for n, one in figures["rounds"].items()}
+    rows |= {BASELINES[name]: one for name, one in figures["baselines"].items()}
+    yield from _action_lines(rows)
+    rows = {f"rounds = {n}": one["video"] for n, one in figures["rounds"].items()}
+    yield from _bucket_lines("velocity error of predicted frames", rows)
+    yield "  round measures, mean over blocks, after each round"
+    for number, one in figures["rounds"].items():
+        for measure, streams in one["measures"].items():
+            for stream, values in streams.items():
+                means = "".join(f"{mean:>10.4f}" for mean in np.mean(values, axis=1))
+                yield f"    rounds = {number:<4}{MEASURES[measure]:<12}{stream:<7}{means}"
+
+
+def _action_lines(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    chunk = next(iter(rows.values()))["chunk"]
+    dimensions = list(chunk["absolute_error"])
+    yield (
+        f"  action error, future at pure noise; absolute errors in m and rad over "
+        f"{chunk['actions']} action(s)"
+    )
+    yield (
+        f"    {'':<17}{'normalised MSE [95 % of episodes]':<35}{'first action':>12}"
+        f"{'gripper':>9}" + "".join(f"{name:>9}" for name in dimensions)
+    )
+    for name, one in rows.items():
+        chunk, first = one["chunk"], one["first"]
+        errors = "".join(f"{chunk['absolute_error'][d]:>9.4f}" for d in dimensions)
+        yield (
+            f"    {name:<17}{_interval(chunk['mse']):<35}{first['mse']['mean']:>12.4f}"
+            f"{chunk['gripper_accuracy']:>8.1%} {errors}"
+        )
+
+
+def _bucket_lines(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A table of velocity errors; all rows are of the same targets."""
+    buckets = next(iter(rows.values()))["buckets"]
+    spans = ["{}-{}".format(*bucket["timesteps"]) for bucket in buckets]
+    yield f"  {title}, by timestep"
+    yield f"    {'':<17}" + "".join(f"{name:>10}" for name in [*spans, "all"])
+    zeros = [bucket["zero_mse"] for bucket in buckets]
+    means = {name: [b["mse"]["mean"] for b in one["buckets"]] for name, one in rows.items()}
+    for name, values in {**means, "predicting zero": zeros}.items():
+        yield f"    {name:<17}" + "".join(f"{v:>10.4f}" for v in [*values, np.mean(values)])
+
+
+def _video_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    for mode, one in figures["video"].items():
+        yield from _bucket_lines(f"velocity error, {mode}", {"model": one})
+
+
+def _vae_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield f"  PSNR               {_interval(figures['psnr'])} dB"
+    yield f"  of the mean colour {figures['mean_colour_psnr']:.4f} dB"
+    yield f"  gain               {figures['psnr_gain']:.4f} dB"
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    ends = estimate["interval"]
+    text = "one episode, no interval" if ends is None else "{:.4f}, {:.4f}".format(*ends)
+    return f"{estimate['mean']:.4f} [{text}]"

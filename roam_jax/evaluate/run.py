@@ -1,0 +1,190 @@
+"""Evaluation of a run: from its workdir alone to a report and pictures.
+
+The config comes from the workdir; frozen weights and data are looked up where it says (or where an
+override says) and must be the ones that the run was trained with.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import ml_collections
+from absl import logging
+
+from roam_jax.contracts import Params
+from roam_jax.evaluate.graft import GraftEvaluation
+from roam_jax.evaluate.pretraining import PretrainingEvaluation
+from roam_jax.evaluate.report import format_report
+from roam_jax.evaluate.vae import VAEEvaluation
+from roam_jax.tasks.build import Experiment, build
+from roam_jax.train.load import load_params
+from roam_jax.train.sharding import make_mesh
+from roam_jax.train.workdir import Workdir, differences, plain, write_atomically
+
+__all__ = ["evaluate_experiment", "evaluate_workdir", "format_report", "make_evaluate_hook"]
+
+# What may differ from the run's own config: where things are, how much is measured, on what.
+FREE_SECTIONS = ("eval.", "mesh.")
+FREE_KEYS = ("backbone.path", "data.root", "data.text", "data.encode_once")
+
+
+class Evaluation(Protocol):
+    """What is measured of one kind of task."""
+
+    def rounds(self, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+        """The numbers of rounds that are measured; None = the usual ones."""
+
+    def report(self, params: Params, *, rounds: tuple[int, ...]) -> dict[str, Any]:
+        """split -> figures."""
+
+    def metrics(self, params: Params) -> dict[str, float]:
+        """A few figures of the validation split."""
+
+    def draw(
+        self, params: Params, splits: dict[str, Any], prefix: pathlib.Path, *, rounds: tuple
+    ) -> None:
+        """Pictures PREFIX_*.png of the windows and of a report's figures."""
+
+
+def make_evaluation(experiment: Experiment) -> Evaluation:
+    """The evaluation of the experiment's kind of task."""
+    kinds = {"graft": GraftEvaluation, "video": PretrainingEvaluation, "vae": VAEEvaluation}
+    return kinds[experiment.config.train.task](experiment)
+
+
+def make_evaluate_hook(experiment: Experiment) -> Callable[[Params, int], dict[str, float]]:
+    """`evaluate` for `train.loop.run`: figures of the validation split during training.
+
+    Returns:
+        A function of (all parameters, step). For task "graft" it gives "action_mse",
+        "first_action_mse", "gripper_accuracy" and "diffusion" with the trained number of rounds;
+        for "video" "diffusion_continued" and "diffusion_generated" where they are trained; for
+        "vae" "psnr" and "psnr_gain" in dB.
+
+    Raises:
+        ValueError: `config.eval` is out of range.
+    """
+    evaluation = make_evaluation(experiment)
+    return lambda params, step: evaluation.metrics(params)
+
+
+def evaluate_experiment(
+    experiment: Experiment, params: Params, *, rounds: tuple[int, ...] | None = None
+) -> dict[str, Any]:
+    """A report on both splits, ready for JSON; docs/evaluate.md describes its layout.
+
+    Args:
+        experiment: data and model.
+        params: the whole tree.
+        rounds: numbers of rounds to measure; None = 1 to the trained one.
+
+    Raises:
+        ValueError: rounds above the trained number, or `config.eval` out of range.
+    """
+    evaluation = make_evaluation(experiment)
+    return _report(experiment, evaluation, params, evaluation.rounds(rounds))
+
+
+def _report(
+    experiment: Experiment, evaluation: Evaluation, params: Params, rounds: tuple[int, ...]
+) -> dict[str, Any]:
+    config = experiment.config
+    return {
+        "task": config.train.task,
+        "rounds": list(rounds),
+        "trained_rounds": config.loop.rounds,
+        "eval": plain(config.eval),
+        "splits": evaluation.report(params, rounds=rounds),
+    }
+
+
+def evaluate_workdir(
+    workdir: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    rounds: tuple[int, ...] | None = None,
+    overrides: Callable[[ml_collections.ConfigDict], None] | None = None,
+) -> pathlib.Path:
+    """Evaluates one checkpoint of a run.
+
+    Args:
+        workdir: folder of the run.
+        step: which checkpoint; None = the latest.
+        rounds: numbers of rounds to measure; None = 1 to the trained one.
+        overrides: changes the run's config in place. Only `eval.*`, `mesh.*`, `backbone.path`,
+            `data.root`, `data.text` and `data.encode_once` may change.
+
+    Returns:
+        WORKDIR/eval/STEP.json, written last; pictures WORKDIR/eval/STEP_*.png lie beside it.
+
+    Raises:
+        FileNotFoundError: no workdir, no such checkpoint, or data or weights are not where the
+            config says.
+        ValueError: overrides or rounds that the run does not allow; data or frozen weights that
+            are not those it was trained with.
+    """
+    folder = Workdir(pathlib.Path(workdir))
+    saved, provenance = folder.read()
+    config = ml_collections.ConfigDict(saved)
+    if overrides is not None:
+        overrides(config)
+    changed = differences(saved, plain(config))
+    _check_overrides(changed)
+    experiment = build(config)
+    _check_fingerprints(experiment, provenance.get("fingerprints", {}), changed)
+    evaluation = make_evaluation(experiment)
+    rounds = evaluation.rounds(rounds)
+    params, step = load_params(
+        experiment.task,
+        folder.checkpoints,
+        mesh=make_mesh(config.mesh.data, config.mesh.fsdp),
+        rules=experiment.rules,
+        seed=config.seed,
+        step=step,
+    )
+    logging.info("evaluating step %d of %s", step, folder.path)
+    report = _report(experiment, evaluation, params, rounds)
+    report = {"step": step, **report, "overrides": changed, **_origin(experiment)}
+    path = folder.path / "eval" / f"{step}.json"
+    evaluation.draw(params, report["splits"], path.with_suffix(""), rounds=rounds)
+    write_atomically(path, json.dumps(report, indent=1) + "\n")
+    return path
+
+
+def _origin(experiment: Experiment) -> dict[str, Any]:
+    data = {source.reader.split: source.describe() for source in (experiment.train, experiment.val)}
+    return {"data": data, "fingerprints": dict(experiment.fingerprints)}
+
+
+def _check_overrides(changed: Mapping[str, str]) -> None:
+    refused = [
+        f"{key}: {values}"
+        for key, values in changed.items()
+        if key not in FREE_KEYS and not key.startswith(FREE_SECTIONS)
+    ]
+    if refused:
+        raise ValueError(
+            f"another model or task than the run's: {'; '.join(refused)}. Evaluation may override "
+            f"{', '.join((*(f'{section}*' for section in FREE_SECTIONS), *FREE_KEYS))}"
+        )
+
+
+def _check_fingerprints(
+    experiment: Experiment, trained: Mapping[str, str], changed: Mapping[str, str]
+) -> None:
+    """Refuses other weights than the run's, and other data unless it was asked for."""
+    keys = {"data": "data.root"}
+    for name, expected in trained.items():
+        key = keys.get(name, "backbone.path")
+        found = experiment.fingerprints.get(name)
+        if found == expected or (name == "data" and key in changed):
+            continue
+        what = "data" if name == "data" else f"frozen weights {name!r}"
+        section, leaf = key.split(".")
+        raise ValueError(
+            f"{what} at {key} = {experiment.config[section][leaf]} have fingerprint {found}, the "
+            f"run was trained with {expected}; give the right ones by --config.{key}=..."
+        )
