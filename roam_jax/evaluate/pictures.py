@@ -1,4 +1,4 @@
-"""Pictures of an experiment: its first batch, its predictions, its errors."""
+"""Pictures of a grafted model's predictions: action chunks and frames."""
 
 from __future__ import annotations
 
@@ -8,40 +8,16 @@ import numpy as np
 from jaxtyping import Int
 
 from roam_jax.contracts import ACTION_NAMES, ACTION_UNITS, Batch, Params
-from roam_jax.data.loader import make_loader
 from roam_jax.data.windows import WindowSource
 from roam_jax.evaluate.placement import rows_per_batch
 from roam_jax.evaluate.predictor import GraftPredictor
 from roam_jax.evaluate.windows import map_windows, spread_windows
 from roam_jax.tasks.build import Experiment
 from roam_jax.viz.actions import draw_action_chunks
-from roam_jax.viz.batch import draw_windows
 from roam_jax.viz.frames import draw_frame_strips
 
 # Windows of a picture.
 PICTURED = 4
-
-
-def draw_first_batch(experiment: Experiment, path: pathlib.Path) -> None:
-    """The first windows of the first training batch, as the model gets them.
-
-    Args:
-        experiment: data and time alignment.
-        path: the PNG.
-    """
-    config = experiment.config
-    batch = next(
-        make_loader(experiment.train, batch_size=config.train.batch_size, seed=config.seed)
-    )
-    batch = {name: values[:PICTURED] for name, values in batch.items()}
-    draw_windows(
-        path,
-        frames=batch["frames"],
-        actions=np.concatenate([batch["past_actions"], batch["action_chunk"]], axis=1),
-        observed=experiment.time.observed_frames,
-        names=ACTION_NAMES,
-        titles=window_titles(experiment.train, batch["episode"], batch["start"]),
-    )
 
 
 def window_titles(
@@ -103,7 +79,7 @@ def draw_graft_pictures(
             {
                 "true": found["frames"],
                 "VAE": found["reconstructed"],
-                "one step": found["one_step"],
+                "one step\nfrom noise": found["one_step"],
             },
             titles=titles,
             observed=experiment.time.observed_frames,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-MEASURES = {"gated_step": "gated step", "residual": "residual", "cosine": "cosine"}
+MEASURES = {"residual": "residual", "cosine": "cosine", "gated_step": "gated step"}
 BASELINES = {"training_mean": "training mean", "previous_action": "previous action"}
 
 
@@ -27,12 +27,12 @@ def _graft_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from _action_lines(rows)
     rows = {f"rounds = {n}": one["video"] for n, one in figures["rounds"].items()}
     yield from _bucket_lines("velocity error of predicted frames", rows)
-    yield "  round measures, mean over blocks, after each round"
-    for number, one in figures["rounds"].items():
-        for measure, streams in one["measures"].items():
-            for stream, values in streams.items():
-                means = "".join(f"{mean:>10.4f}" for mean in np.mean(values, axis=1))
-                yield f"    rounds = {number:<4}{MEASURES[measure]:<12}{stream:<7}{means}"
+    number, one = list(figures["rounds"].items())[-1]
+    yield f"  round measures with rounds = {number}, mean over blocks, by round"
+    for measure, title in MEASURES.items():
+        for stream, values in one["measures"][measure].items():
+            means = "".join(f"{mean:>10.4f}" for mean in np.mean(values, axis=1))
+            yield f"    {title:<11}{stream:<6}{means}"
 
 
 def _action_lines(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

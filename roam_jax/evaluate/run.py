@@ -6,6 +6,7 @@ override says) and must be the ones that the run was trained with.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ import ml_collections
 from absl import logging
 
 from roam_jax.contracts import Params
+from roam_jax.data.statistics import ActionStatistics
+from roam_jax.data.windows import WindowSource
 from roam_jax.evaluate.graft import GraftEvaluation
 from roam_jax.evaluate.pretraining import PretrainingEvaluation
 from roam_jax.evaluate.report import format_report
@@ -26,6 +29,8 @@ from roam_jax.train.workdir import Workdir, differences, plain, write_atomically
 
 __all__ = ["evaluate_experiment", "evaluate_workdir", "format_report", "make_evaluate_hook"]
 
+# Key of the provenance: scaling of the actions that the run was trained with.
+STATISTICS = "action_statistics"
 # What may differ from the run's own config: where things are, how much is measured, on what.
 FREE_SECTIONS = ("eval.", "mesh.")
 FREE_KEYS = ("backbone.path", "data.root", "data.text", "data.encode_once")
@@ -135,6 +140,8 @@ def evaluate_workdir(
     _check_overrides(changed)
     experiment = build(config)
     _check_fingerprints(experiment, provenance.get("fingerprints", {}), changed)
+    if "data.root" in changed and config.train.task == "graft":
+        experiment = _with_statistics(experiment, provenance.get(STATISTICS), where=folder.path)
     evaluation = make_evaluation(experiment)
     rounds = evaluation.rounds(rounds)
     params, step = load_params(
@@ -170,6 +177,29 @@ def _check_overrides(changed: Mapping[str, str]) -> None:
             f"another model or task than the run's: {'; '.join(refused)}. Evaluation may override "
             f"{', '.join((*(f'{section}*' for section in FREE_SECTIONS), *FREE_KEYS))}"
         )
+
+
+def _with_statistics(
+    experiment: Experiment, saved: Mapping[str, Any] | None, *, where: pathlib.Path
+) -> Experiment:
+    """The experiment with its actions scaled as in training, on whatever data."""
+    if saved is None:
+        raise ValueError(
+            f"{where} holds no action statistics, so its model cannot be measured on other data; "
+            "expected the data.root that it was trained with"
+        )
+    statistics = ActionStatistics.from_json(json.dumps(saved))
+    rescaled = {
+        split: WindowSource(
+            getattr(experiment, split).reader,
+            experiment.time,
+            image_size=experiment.config.data.image_size,
+            statistics=statistics,
+            text=experiment.config.data.text,
+        )
+        for split in ("train", "val")
+    }
+    return dataclasses.replace(experiment, statistics=statistics, **rescaled)
 
 
 def _check_fingerprints(

@@ -47,9 +47,8 @@ def draw_action_chunks(
                 _draw_panel(panel, past[i, :, d], recorded[i, :, d], predicted[i, :, d])
                 panel.set_ylim(low[d] - margin[d], high[d] + margin[d])
                 panel.set_title(f"{names[d]} [{units[d]}]")
-            if i == count - 1:
-                panels[dims // 2].set_xlabel("action (i leads from frame i to frame i + 1)")
-        panels[0].legend(loc="best", fontsize=6.5, handlelength=1.2)
+            panels[dims // 2].set_xlabel("action i, from frame i to frame i + 1")
+        rows[0].legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=3)
 
 
 def _draw_panel(panel: Axes, past: np.ndarray, recorded: np.ndarray, predicted: np.ndarray):

@@ -43,11 +43,10 @@ def draw_windows(
 
 def _draw_window(row: SubFigure, frames, actions, *, observed: int, names: Sequence[str]) -> None:
     total = len(frames)
-    strip, heat = row.subplots(2, 1, sharex=True, height_ratios=[1, 1.1])
+    strip, heat = row.subplots(2, 1, height_ratios=[1, 1.1])
     draw_strip(strip, frames, bottom=0)
     strip.set_aspect("auto")
     draw_frame_axis(strip, np.arange(total), observed=observed, levels=1)
-    strip.tick_params(labelbottom=True)
     strip.set_yticks([])
     # Column i lies between frame i and frame i + 1.
     edges = np.arange(total)
@@ -61,6 +60,7 @@ def _draw_window(row: SubFigure, frames, actions, *, observed: int, names: Seque
         edgecolor="white",
         linewidth=0.5,
     )
+    heat.set_xlim(strip.get_xlim())
     heat.axvline(observed - 1, color=OBSERVED, linewidth=2)
     heat.set_yticks(np.arange(len(names)) + 0.5, names)
     heat.invert_yaxis()
@@ -71,4 +71,4 @@ def _draw_window(row: SubFigure, frames, actions, *, observed: int, names: Seque
         f"actions left of the green line are inputs ({observed - 1}), the others targets "
         f"({total - observed}); pose in [-1, 1], gripper 1 = open"
     )
-    row.colorbar(image, ax=heat, shrink=0.9, pad=0.01)
+    row.colorbar(image, ax=[strip, heat], shrink=0.6, pad=0.01)

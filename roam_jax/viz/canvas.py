@@ -27,7 +27,7 @@ def draw_layout(path: pathlib.Path, layout: CanvasLayout) -> None:
         owner[layout.region_indices(name)] = number % len(SERIES)
     grids = owner.reshape(layout.T, layout.H, layout.W)
     side = min(0.22, 8 / (layout.T * layout.W))
-    width = max(4.5, side * layout.T * (layout.W + 1.5) + 0.6)
+    width = max(1.6 * len(layout.regions), side * layout.T * (layout.W + 1.5) + 0.6)
     with picture(path, width=width, height=side * layout.H + 1.3) as figure:
         for t, axes in enumerate(figure.subplots(1, layout.T, squeeze=False)[0]):
             _draw_frame(axes, grids[t])
