@@ -1,7 +1,7 @@
 """Three-round loops and an action decoder on a frozen CogVideoX, trained on BridgeData V2.
 
-    python train.py --config configs/bridge_3loop.py --workdir runs/bridge_3loop \
-        --config.backbone.path=CONVERTED_2B --config.data.root=BRIDGE \
+    python train.py --config configs/bridge_3loop.py --workdir runs/bridge_3loop \\
+        --config.backbone.path=CONVERTED_2B --config.data.root=BRIDGE \\
         --config.data.text=EMBEDDINGS
     python train.py --config configs/bridge_3loop.py:tiny --workdir runs/tiny
 

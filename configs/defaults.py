@@ -40,6 +40,8 @@ def _data() -> ml_collections.ConfigDict:
     data.image_size = 64
     # Environment frames of a window, 4n + 1.
     data.frames = 9
+    # Frames of a clip that the VAE trains on: 1 or data.frames (train.task = vae).
+    data.clip_frames = 9
     # "language_embedding" (the dataset's own 512 numbers) or a file made by `convert text`.
     data.text = "language_embedding"
     # Windows are encoded once before the first step where there are at most so many; 0 = never.

@@ -1,7 +1,7 @@
 """The small CogVideoX transformer that comes with the package, pretrained on embedded video.
 
     python train.py --config configs/tiny_backbone.py --workdir runs/tiny_backbone
-    python -m convert pack --workdir runs/tiny_backbone --dst NEW_DIR
+    python -m convert export --workdir runs/tiny_backbone --dst exported
 
 1.7M parameters, 9 frames of 64x64 with varied colours, shapes, tables and cameras. The VAE comes
 from the package's tiny weights (`configs/tiny_vae.py`).
@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.warmup_steps = 200
     config.optim.final_lr_fraction = 0.02
     config.train.task = "video"
-    config.train.steps = 5000
+    config.train.steps = 4000
     config.train.batch_size = 32
     config.train.log_every = 50
     config.train.save_every = 1000

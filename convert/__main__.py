@@ -61,6 +61,17 @@ def _parser() -> argparse.ArgumentParser:
         help="compute dtype: 19 GB of memory for T5-XXL, or 9.5 GB (default: %(default)s)",
     )
     add.set_defaults(run=_text)
+
+    add = verbs.add_parser(
+        "export",
+        help="a pretrained transformer or VAE as a diffusers directory",
+        description="Writes what a run with train.task = video or vae trained, in float16.",
+        epilog="example: python -m convert export --workdir runs/tiny_backbone --dst exported",
+    )
+    add.add_argument("--workdir", type=pathlib.Path, required=True, metavar="DIR")
+    add.add_argument("--dst", type=pathlib.Path, required=True, metavar="DIR", help="new folder")
+    add.add_argument("--step", type=int, help="which checkpoint (default: the latest)")
+    add.set_defaults(run=_export)
     return parser
 
 
@@ -80,6 +91,12 @@ def _text(args: argparse.Namespace) -> None:
         raise ImportError(f"{error}; `pip install 'roam-jax[convert]'` installs it") from error
     shape = write_embeddings(args.model, args.prompts, args.out, dtype=args.dtype)
     print(f"{args.out}: embeddings {shape} float16")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from convert.export import export_run  # builds data and model: not needed by the other verbs
+
+    print(export_run(args.workdir, args.dst, step=args.step))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def draw_first_batch(experiment: Experiment, picture: pathlib.Path) -> None:
         observed=experiment.time.observed_frames,
         names=ACTION_NAMES,
         titles=[
-            f"{header.name}, from step {start}: {header.instruction!r}"
+            f"{header.instruction!r}, from step {start} of {header.name}"
             for header, start in zip(headers, batch["start"], strict=True)
         ],
     )
