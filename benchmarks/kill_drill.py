@@ -140,7 +140,12 @@ def final_arrays(workdir: Workdir) -> dict[str, np.ndarray]:
     """Every array of the last checkpoint, by name."""
     step = saved_steps(workdir)[-1]
     folder = workdir.checkpoints.absolute() / str(step) / STATE
-    tree = ocp.PyTreeCheckpointer().restore(folder)
+    checkpointer = ocp.PyTreeCheckpointer()
+    on_host = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        checkpointer.metadata(folder).item_metadata.tree,
+    )
+    tree = checkpointer.restore(folder, restore_args=on_host)
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

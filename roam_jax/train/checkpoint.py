@@ -49,7 +49,6 @@ class Checkpoints:
             _remove_partial(directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
-            read_only=keep is None,
             create=keep is not None,
             cleanup_tmp_directories=keep is not None,
             enable_async_checkpointing=False,
