@@ -24,7 +24,7 @@ from absl import logging
 
 from roam_jax.cogvideox.components import COMPONENTS, Component
 from roam_jax.cogvideox.mapped import create_tensors, open_tensors
-from roam_jax.cogvideox.names import TensorName, account, source_shapes
+from roam_jax.cogvideox.names import TensorName, account
 
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -100,7 +100,7 @@ def _import_component(src: pathlib.Path, dst: pathlib.Path, component: Component
     names = component.names(config)
     tensors = open_checkpoint(src)
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
-    account(source_shapes(names), shapes, where=str(src))
+    account(names, shapes, where=str(src))
 
     dst.mkdir()
     component.write_config(dst, config)

@@ -18,7 +18,7 @@ from flax import traverse_util
 from roam_jax.cogvideox.components import COMPONENTS
 from roam_jax.cogvideox.importing import MANIFEST_FILE, WEIGHTS_FILE, Manifest
 from roam_jax.cogvideox.mapped import open_tensors
-from roam_jax.cogvideox.names import account, target_shapes
+from roam_jax.cogvideox.names import account_params
 from roam_jax.cogvideox.transformer import Transformer
 from roam_jax.cogvideox.vae import VAE
 from roam_jax.contracts import Params
@@ -77,7 +77,7 @@ def _load(path: pathlib.Path, part: str) -> tuple[Any, Params]:
     names = COMPONENTS[part].names(config)
     parameters = open_tensors(folder / WEIGHTS_FILE)
     found = {name: parameter.shape for name, parameter in parameters.items()}
-    account(target_shapes(names), found, where=str(folder))
+    account_params(names, found, where=str(folder))
     return config, traverse_util.unflatten_dict(parameters, sep="/")
 
 

@@ -91,21 +91,34 @@ def target_shapes(names: Sequence[TensorName]) -> dict[str, tuple[int, ...]]:
 
 
 def account(
-    expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[int, ...]],
-    *,
-    where: str,
+    names: Sequence[TensorName], found: Mapping[str, tuple[int, ...]], *, where: str
 ) -> None:
-    """Checks that what was found is exactly what the model needs.
+    """Checks that a diffusers checkpoint holds exactly the named tensors.
 
     Args:
-        expected: name -> shape, from `source_shapes` or `target_shapes`.
-        found: name -> shape, all that there is.
+        names: what the model needs.
+        found: key -> shape, all that there is.
         where: the checkpoint, for the message.
 
     Raises:
         ValueError: lists missing, unexpected and misshapen tensors together.
     """
+    _compare(source_shapes(names), found, where=where)
+
+
+def account_params(
+    names: Sequence[TensorName], found: Mapping[str, tuple[int, ...]], *, where: str
+) -> None:
+    """The same check of our tree: `found` is path -> shape."""
+    _compare(target_shapes(names), found, where=where)
+
+
+def _compare(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    *,
+    where: str,
+) -> None:
     missing = sorted(expected.keys() - found.keys())
     unexpected = sorted(found.keys() - expected.keys())
     misshapen = [

@@ -12,7 +12,7 @@ from roam_jax.cogvideox.components import COMPONENTS, Component
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.importing import new_directory
 from roam_jax.cogvideox.mapped import create_tensors
-from roam_jax.cogvideox.names import account, target_shapes
+from roam_jax.cogvideox.names import account_params
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import Params
 
@@ -56,7 +56,7 @@ def _save_component(
     flat = traverse_util.flatten_dict(params, sep="/")
     names = component.names(config)
     shapes = {name: parameter.shape for name, parameter in flat.items()}
-    account(target_shapes(names), shapes, where=f"parameters of {folder.name}")
+    account_params(names, shapes, where=f"parameters of {folder.name}")
 
     folder.mkdir()
     component.write_config(folder, config)

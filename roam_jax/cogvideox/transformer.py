@@ -261,8 +261,10 @@ class AdaNormOut(nn.Module):
 
 
 class Readout(nn.Module):
-    """Video tokens -> v-prediction. A model that shares its scope holds the three parameter groups
-    `norm_final`, `norm_out` and `proj_out` under these names at its own level, as diffusers does.
+    """Video tokens -> velocity.
+
+    A model that shares its scope holds `norm_final`, `norm_out` and `proj_out` at its own level, as
+    diffusers does.
     """
 
     config: TransformerConfig

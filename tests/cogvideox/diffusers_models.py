@@ -4,7 +4,7 @@ import numpy as np
 from flax import traverse_util
 
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.cogvideox.names import account, source_shapes, transformer_names
+from roam_jax.cogvideox.names import account, transformer_names
 
 # 9 sample frames are 3 latent frames. Width 48 is one where torch's float32 exp is correctly
 # rounded for every frequency of the time embedding; elsewhere about one in a hundred is 1 ulp off,
@@ -49,7 +49,7 @@ def our_params(config: TransformerConfig, tensors: dict[str, np.ndarray]):
     """Our tree, from diffusers' state."""
     names = transformer_names(config)
     found = {key: tensor.shape for key, tensor in tensors.items()}
-    account(source_shapes(names), found, where="state")
+    account(names, found, where="state")
     flat = {}
     for name in names:
         layers = [name.to_ours(tensors[key]) for key in name.keys]

@@ -9,6 +9,7 @@ from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.names import (
     TensorName,
     account,
+    account_params,
     source_shapes,
     target_shapes,
     transformer_names,
@@ -59,8 +60,8 @@ def test_stacked_keys():
 
 
 def test_one_error_lists_all_misfits():
-    expected = source_shapes(transformer_names(TINY))
-    found = dict(expected)
+    names = transformer_names(TINY)
+    found = source_shapes(names)
     del found["proj_out.weight"], found["norm_final.bias"]
     found |= {"proj_out.wieght": (64, 48), "transformer_blocks.1.attn1.to_q.weight": (48, 47)}
     message = (
@@ -69,16 +70,16 @@ def test_one_error_lists_all_misfits():
         "1 misshapen: transformer_blocks.1.attn1.to_q.weight has (48, 47), expected (48, 48)"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        account(expected, found, where="src")
-    account(expected, expected, where="src")
+        account(names, found, where="src")
+    account(names, source_shapes(names), where="src")
 
 
 def test_long_lists_are_counted():
-    expected = target_shapes(transformer_names(TINY))
-    with pytest.raises(
-        ValueError, match=rf"{len(expected)} missing: .* and {len(expected) - 20} more"
-    ):
-        account(expected, {}, where="src")
+    names = transformer_names(TINY)
+    message = f"{len(names)} missing: .* and {len(names) - 20} more$"
+    with pytest.raises(ValueError, match=message):
+        account_params(names, {}, where="params")
+    account_params(names, target_shapes(names), where="params")
 
 
 def test_bad_names_are_refused():
