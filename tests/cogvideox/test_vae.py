@@ -15,7 +15,14 @@ from roam_jax.cogvideox.vae_names import vae_names
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-SMALL = VAEConfig(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4)
+SMALL = VAEConfig(block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_groups=4)
+TWO_LEVELS = VAEConfig(
+    block_out_channels=(4, 8),
+    layers_per_block=1,
+    norm_num_groups=2,
+    latent_channels=4,
+    temporal_compression_ratio=2,
+)
 DEEPER = VAEConfig(
     block_out_channels=(8, 16, 24),
     layers_per_block=2,
@@ -24,6 +31,10 @@ DEEPER = VAEConfig(
     temporal_compression_ratio=2,
     norm_eps=1e-3,
 )
+
+
+# Compiling takes all the time here, and half of it is LLVM's.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def unflatten(flat):
@@ -50,9 +61,9 @@ def ours(config):
     """(params, encode, decode) with the reference's weights."""
     state = {key: value.numpy() for key, value in reference(config).state_dict().items()}
     params = unflatten({n.target: n.to_ours(state[n.source]) for n in vae_names(config)})
-    vae = VAE(config)
     encode, decode = (
-        jax.jit(functools.partial(vae.apply, method=method)) for method in ("encode", "decode")
+        quick_jit(functools.partial(VAE(config).apply, method=method))
+        for method in ("encode", "decode")
     )
     return params, encode, decode
 
@@ -67,7 +78,6 @@ def relative(ours, theirs):
     ("frames", "latents", "height", "width"),
     [
         (1, 1, 16, 8),
-        (2, 1, 8, 8),
         (5, 2, 17, 24),
         (8, 2, 16, 16),
         (9, 3, 31, 9),
@@ -84,24 +94,24 @@ def test_encode_equals_diffusers(frames, latents, height, width):
     mean, logvar = encode({"params": params}, video)
     with torch.no_grad():
         theirs = reference(SMALL).encode(torch.tensor(video)).latent_dist
-    assert mean.shape == (2, 16, latents, height // 8, width // 8)
+    assert mean.shape == (2, 16, latents, height // 4, width // 4)
     assert relative(mean, theirs.mean) <= 1e-5
     assert relative(logvar, theirs.logvar) <= 1e-5
 
 
-@pytest.mark.parametrize(("latents", "frames"), [(1, 1), (2, 8), (3, 9), (4, 16), (5, 17), (7, 25)])
+@pytest.mark.parametrize(("latents", "frames"), [(1, 1), (2, 8), (3, 9), (5, 17)])
 def test_decode_equals_diffusers(latents, frames):
     z = np.random.default_rng(latents).normal(size=(2, 16, latents, 3, 1)).astype(np.float32)
     params, _, decode = ours(SMALL)
     video = decode({"params": params}, z)
     with torch.no_grad():
         theirs = reference(SMALL).decode(torch.tensor(z)).sample
-    assert video.shape == (2, 3, frames, 24, 8)
+    assert video.shape == (2, 3, frames, 12, 4)
     assert relative(video, theirs) <= 1e-5
 
 
 def test_other_depths_ratios_and_epsilons_equal_diffusers():
-    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, 17, 12, 9)).astype(np.float32)
+    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, 5, 12, 9)).astype(np.float32)
     params, encode, decode = ours(DEEPER)
     mean, _ = encode({"params": params}, video)
     with torch.no_grad():
@@ -143,32 +153,33 @@ def test_later_frames_reach_earlier_latents_only_through_group_norm_of_their_chu
 
 
 def test_gradients_equal_torch():
-    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, 5, 8, 8)).astype(np.float32)
-    params, _, _ = ours(SMALL)
-    vae = VAE(SMALL)
-    grads = jax.jit(jax.grad(lambda p: jnp.square(vae.apply({"params": p}, video)).mean()))(params)
-    model = reference(SMALL)
-    model.zero_grad()
-    model.decode(
-        model.encode(torch.tensor(video)).latent_dist.mean
-    ).sample.square().mean().backward()
-    theirs = {key: value.grad for key, value in model.named_parameters()}
-    flat = {
-        n: functools.reduce(lambda t, k: t[k], n.target.split("/"), grads) for n in vae_names(SMALL)
-    }
-    scale = max(float(g.abs().max()) for g in theirs.values())
-    for name, gradient in flat.items():
-        expected = name.to_ours(theirs[name.source].numpy())
-        np.testing.assert_allclose(gradient, expected, atol=1e-5 * scale, rtol=1e-3)
+    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, 5, 4, 6))
+    video = jnp.asarray(video, jnp.float32)
+    params, _, _ = ours(TWO_LEVELS)
+    vae = VAE(TWO_LEVELS)
+    grads = quick_jit(jax.grad(lambda p: jnp.square(vae.apply({"params": p}, video)).mean()))(
+        params
+    )
+    model = reference(TWO_LEVELS)
+    mean = model.encode(torch.tensor(np.asarray(video))).latent_dist.mean
+    model.decode(mean).sample.square().mean().backward()
+    theirs = {key: value.grad.numpy() for key, value in model.named_parameters()}
+    largest = max(np.abs(gradient).max() for gradient in theirs.values())
+    for name in vae_names(TWO_LEVELS):
+        gradient = functools.reduce(lambda node, key: node[key], name.target.split("/"), grads)
+        expected = name.to_ours(theirs[name.source])
+        np.testing.assert_allclose(gradient, expected, atol=1e-5 * largest, rtol=1e-3)
 
 
 def test_group_norm_survives_a_large_mean():
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 8)).astype(np.float32) + 1000
-    norm = GroupNorm(groups=4, epsilon=1e-6)
-    params = {"scale": np.ones(8, np.float32), "bias": np.zeros(8, np.float32)}
-    expected = torch.nn.functional.group_norm(torch.tensor(x.transpose(0, 4, 1, 2, 3)), 4, eps=1e-6)
-    got = norm.apply({"params": params}, x)
-    np.testing.assert_allclose(got, expected.numpy().transpose(0, 2, 3, 4, 1), atol=1e-3)
+    params = {"scale": np.full(8, 2, np.float32), "bias": np.ones(8, np.float32)}
+    got = GroupNorm(groups=4, epsilon=1e-6).apply({"params": params}, jnp.asarray(x))
+    groups = x.astype(np.float64).reshape(2, -1, 4, 2)
+    mean = groups.mean(axis=(1, 3), keepdims=True)
+    deviation = np.sqrt(groups.var(axis=(1, 3), keepdims=True) + 1e-6)
+    expected = 2 * ((groups - mean) / deviation).reshape(x.shape) + 1
+    np.testing.assert_allclose(got, expected, atol=2e-3)
 
 
 def test_enlarging_an_odd_count_leaves_the_first_frame_single():
@@ -180,7 +191,7 @@ def test_enlarging_an_odd_count_leaves_the_first_frame_single():
 
 def test_shapes_that_do_not_fit_are_named():
     params, encode, decode = ours(SMALL)
-    with pytest.raises(ValueError, match=r"video of 7x16: expected at least 8"):
-        encode({"params": params}, np.zeros((1, 3, 1, 7, 16), np.float32))
+    with pytest.raises(ValueError, match=r"video of 3x16: expected at least 4"):
+        encode({"params": params}, np.zeros((1, 3, 1, 3, 16), np.float32))
     with pytest.raises(ValueError, match=r"latents of shape .*expected \(B, 16, frames"):
         decode({"params": params}, np.zeros((1, 3, 1, 8, 8), np.float32))

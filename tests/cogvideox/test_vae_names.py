@@ -56,7 +56,12 @@ def test_tensors_survive_the_round_trip_bit_for_bit():
 
 
 def test_config_survives_the_round_trip_through_diffusers():
-    config = VAEConfig(block_out_channels=(8, 16), norm_num_groups=8, scaling_factor=0.7)
+    config = VAEConfig(
+        block_out_channels=(8, 16),
+        norm_num_groups=8,
+        temporal_compression_ratio=2,
+        scaling_factor=0.7,
+    )
     theirs = diffusers.AutoencoderKLCogVideoX.from_config(config.to_json())
     assert VAEConfig.from_json(dict(theirs.config)) == config
     assert VAEConfig.from_json({}) == VAEConfig()
