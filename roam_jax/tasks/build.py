@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
+import json
 import pathlib
 import subprocess
 from collections.abc import Mapping
@@ -81,6 +82,7 @@ class Experiment:
             "packages": {name: _version(name) for name in PACKAGES},
             "data": self.train.describe(),
             "fingerprints": dict(self.fingerprints),
+            "action_statistics": json.loads(self.statistics.to_json()),
         }
 
 
