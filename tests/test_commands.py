@@ -33,6 +33,7 @@ def options(weights, bridge_root):
         f"--config.backbone.path={weights}",
         f"--config.data.root={bridge_root}",
         "--config.train.steps=4",
+        "--config.optim.warmup_steps=1",
         "--config.train.save_every=2",
         "--config.train.log_every=1",
         "--config.loop.rounds=2",

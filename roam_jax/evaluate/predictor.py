@@ -80,7 +80,7 @@ class GraftPredictor:
         return self._predict(params, windows, *put_rows(drawn, params), rounds=rounds)
 
     def decode(
-        self, params: Params, latents: Float[Array, "B F C H W"]
+        self, params: Params, latents: Float[Array, "B F C h w"]
     ) -> UInt8[Array, "B T H W 3"]:
         """Frames of latents."""
         return self._decode(params["vae"], latents)

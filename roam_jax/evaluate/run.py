@@ -10,7 +10,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import ml_collections
 from absl import logging
@@ -36,6 +36,7 @@ FREE_SECTIONS = ("eval.", "mesh.")
 FREE_KEYS = ("backbone.path", "data.root", "data.text", "data.encode_once")
 
 
+@runtime_checkable
 class Evaluation(Protocol):
     """What is measured of one kind of task."""
 

@@ -38,7 +38,7 @@ def test_pixels_become_the_range_and_axes_of_the_vae():
 
 
 def test_the_start_is_nearly_noiseless_and_norms_have_gain_one(params):
-    video = to_video(jnp.asarray(random_frames((2, 3, 8, 8, 3))))
+    video = to_video(jnp.asarray(random_frames((2, 5, 8, 8, 3))))
     mean, logvar = SMALL.vae.apply({"params": params}, video, method="encode")
     assert abs(float(logvar.mean()) - tasks.FIRST_LOGVAR) < 1.5
     assert 0.1 < float(mean.std()) < 3
@@ -54,7 +54,7 @@ def test_the_start_is_nearly_noiseless_and_norms_have_gain_one(params):
 
 
 def test_loss_is_its_parts_from_an_independent_sum(params):
-    batch = {"frames": jnp.asarray(random_frames((2, 3, 8, 8, 3)))}
+    batch = {"frames": jnp.asarray(random_frames((2, 5, 8, 8, 3)))}
     rng = jax.random.key(1)
     total, metrics = jax.jit(SMALL.loss, static_argnums=3)(params, batch, rng, 1)
     clip_rng, noise_rng = jax.random.split(rng)
