@@ -1,0 +1,87 @@
+"""A small experiment: eight episodes of noise, random weights of a very small CogVideoX."""
+
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from roam_jax.cli.arguments import load_config
+from roam_jax.evaluate.graft import GraftEvaluation
+from roam_jax.tasks.build import build
+from roam_jax.train.sharding import make_mesh
+from roam_jax.train.state import abstract_params, create_params, load_pretrained
+from tests.conftest import ROOT
+from tests.data import rlds
+
+SIZE, TEXT = 16, 512
+# Stored steps of each episode; windows of 9 frames: 2 + 1 + 4 in train, 3 + 1 in val.
+STEPS = {"train": (11, 10, 13), "val": (12, 10)}
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory):
+    """A dataset whose episodes have one, two or more windows."""
+    splits = {}
+    for split, lengths in STEPS.items():
+        first = 0 if split == "train" else 10
+        splits[split] = [_episode(first + i, steps) for i, steps in enumerate(lengths)]
+    text = tfds.features.Tensor(shape=(TEXT,), dtype=np.float32)
+    features = rlds.bridge_features(SIZE, language_embedding=text)
+    return rlds.write_dataset(tmp_path_factory.mktemp("toy") / "1.0.0", splits, features)
+
+
+def _episode(seed: int, steps: int):
+    episode = rlds.StoredEpisode.random(seed, steps, size=SIZE)
+    episode.embedding = np.random.default_rng(seed).normal(size=TEXT).astype(np.float32)
+    return episode
+
+
+@pytest.fixture
+def config(weights, toy_root):
+    """The tiny config on the toy data, with two rounds."""
+    return make_config(weights, toy_root)
+
+
+def make_config(weights, toy_root):
+    config = load_config(str(ROOT / "configs/bridge_3loop.py:tiny"))
+    config.backbone.path, config.data.root = str(weights), str(toy_root)
+    config.data.image_size, config.data.encode_once = SIZE, 0
+    config.loop.rounds = 2
+    config.train.batch_size = 8
+    config.eval.windows, config.eval.batch_size = 0, 3
+    config.eval.buckets, config.eval.resamples = 2, 50
+    return config
+
+
+def make_params(experiment):
+    """Parameters in which rounds and observations matter."""
+    mesh = make_mesh(1, 1, devices=jax.devices()[:1])
+    like = abstract_params(experiment.task, mesh, rules=experiment.rules)
+    pretrained = load_pretrained(experiment.task, like)
+    params = create_params(experiment.task, like, pretrained=pretrained, seed=0)
+    rng = np.random.default_rng(0)
+    for rows in (params["blocks"]["loop"], params["graft"]["decoder"]["out"]):
+        for name, value in rows.items():
+            rows[name] = value + 0.3 * rng.standard_normal(value.shape).astype(np.float32)
+    return params
+
+
+@pytest.fixture(scope="session")
+def experiment(weights, toy_root):
+    return build(make_config(weights, toy_root))
+
+
+@pytest.fixture(scope="session")
+def params(experiment):
+    return make_params(experiment)
+
+
+@pytest.fixture(scope="session")
+def evaluation(experiment):
+    """Shared, because it compiles once for each number of rounds."""
+    return GraftEvaluation(experiment)
+
+
+@pytest.fixture(scope="session")
+def report(evaluation, params):
+    return evaluation.report(params, rounds=(1, 2))

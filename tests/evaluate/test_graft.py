@@ -1,0 +1,163 @@
+"""A graft's report, window by window: the same model, called one window at a time."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from roam_jax.evaluate.graft import GraftEvaluation
+from roam_jax.evaluate.windows import PURE_NOISE, window_noise
+from roam_jax.tasks.graft import graft_model
+
+WINDOWS = {"train": 7, "val": 4}
+
+
+@pytest.fixture(scope="module")
+def alone(experiment, params):
+    """(split, index, timestep range, stream, rounds) -> outputs on that one window."""
+    model = experiment.model
+    predict = jax.jit(
+        lambda batch, timesteps, noise, rounds: model.predict(
+            params, batch, timesteps=timesteps, noise=noise, rounds=rounds
+        ),
+        static_argnums=3,
+    )
+
+    def call(split, index, span, stream, rounds):
+        window = getattr(experiment, split)[index]
+        batch = {name: np.asarray(value)[None] for name, value in window.items()}
+        shape = (experiment.time.latents, *model.backbone.latent_shape)
+        timesteps, noise = window_noise(np.array([index], np.int32), stream, *span, shape=shape)
+        outputs, measures = predict(batch, timesteps, noise, rounds)
+        return batch, jax.device_get(outputs), jax.device_get(measures)
+
+    return call
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_action_error_and_measures_are_means_over_windows_at_pure_noise(report, alone, rounds):
+    for split, count in WINDOWS.items():
+        errors, firsts, residuals = [], [], []
+        for index in range(count):
+            batch, outputs, measures = alone(split, index, (999, 1000), PURE_NOISE, rounds)
+            square = (outputs["actions"] - batch["action_chunk"]).astype(np.float64) ** 2
+            errors.append(square.mean())
+            firsts.append(square[:, 0].mean())
+            residuals.append(measures["residual"]["video"])
+        figures = report[split]["rounds"][str(rounds)]
+        assert report[split]["windows"] == count
+        assert figures["actions"]["chunk"]["mse"]["mean"] == pytest.approx(np.mean(errors), 1e-4)
+        assert figures["actions"]["first"]["mse"]["mean"] == pytest.approx(np.mean(firsts), 1e-4)
+        found = np.transpose(figures["measures"]["residual"]["video"])
+        np.testing.assert_allclose(found, np.mean(residuals, axis=0), rtol=1e-4)
+
+
+def test_velocity_error_by_bucket(report, alone, experiment):
+    future = slice(experiment.time.t_current, None)
+    for b, span in enumerate([(0, 500), (500, 1000)]):
+        errors, zeros = [], []
+        for index in range(WINDOWS["val"]):
+            _, outputs, _ = alone("val", index, span, 1 + b, 2)
+            target = outputs["target"][:, future].astype(np.float64)
+            errors.append(np.mean((outputs["velocity"][:, future] - target) ** 2))
+            zeros.append(np.mean(target**2))
+        found = report["val"]["rounds"]["2"]["video"]["buckets"][b]
+        assert found["timesteps"] == [span[0], span[1] - 1]
+        assert found["mse"]["mean"] == pytest.approx(np.mean(errors), rel=1e-4)
+        assert found["zero_mse"] == pytest.approx(np.mean(zeros), rel=1e-4)
+
+
+def test_report_is_json_and_rounds_differ_only_by_the_model(report, evaluation, params):
+    assert json.loads(json.dumps(report)) == report
+    val = report["val"]
+    assert (val["windows"], val["episodes"]) == (4, 2)
+    assert set(val["baselines"]) == {"training_mean", "previous_action"}
+    first, second = (val["rounds"][r] for r in "12")
+    assert first["actions"]["chunk"]["mse"] != second["actions"]["chunk"]["mse"]
+    for one, two in zip(first["video"]["buckets"], second["video"]["buckets"], strict=True):
+        assert one["zero_mse"] == pytest.approx(two["zero_mse"], rel=1e-6)
+    # Fixed noise: the same call again gives the same numbers, whatever else is measured.
+    again = evaluation.report(params, rounds=(2,))
+    assert again["val"]["rounds"]["2"] == second
+    assert set(again["val"]["rounds"]) == {"2"}
+
+
+def test_batch_size_and_devices_change_nothing(report, experiment, params):
+    config = experiment.config.copy_and_resolve_references()
+    config.eval.batch_size = 4
+    other = dataclasses.replace(experiment, config=config)
+    mesh = jax.make_mesh((2, 1), ("data", "fsdp"), devices=jax.devices()[:2])
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    found = GraftEvaluation(other).report(jax.device_put(params, replicated), rounds=(2,))
+    for split in WINDOWS:
+        expected = report[split]["rounds"]["2"]
+        close = jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6),
+            found[split]["rounds"]["2"],
+            expected,
+        )
+        assert jax.tree.structure(close) == jax.tree.structure(
+            jax.tree.map(lambda _: None, expected)
+        )
+
+
+def test_metrics_are_the_validation_figures_of_the_trained_rounds(report, evaluation, params):
+    figures = report["val"]["rounds"]["2"]
+    assert evaluation.metrics(params) == {
+        "action_mse": figures["actions"]["chunk"]["mse"]["mean"],
+        "first_action_mse": figures["actions"]["first"]["mse"]["mean"],
+        "gripper_accuracy": figures["actions"]["chunk"]["gripper_accuracy"],
+        "diffusion": figures["video"]["mse"]["mean"],
+    }
+
+
+def test_nothing_of_the_future_changes_the_predicted_actions(experiment, evaluation, params):
+    seen = experiment.time.observed_frames
+    windows = [experiment.val[i] for i in range(3)]
+    batch = {name: np.stack([w[name] for w in windows]) for name in windows[0]}
+    frames = batch["frames"].copy()
+    frames[:, seen:] = 255 - frames[:, seen:]
+    changed = {**batch, "frames": frames, "action_chunk": -batch["action_chunk"]}
+    observed = {**batch, "frames": np.concatenate([255 - frames[:, :1], frames[:, 1:]], axis=1)}
+    predictor, indices = evaluation._predictor, np.arange(3, dtype=np.int32)
+
+    def actions(batch):
+        encoded = predictor.encode(params, batch)
+        return np.asarray(predictor.deploy(params, encoded, indices, rounds=2)["actions"])
+
+    np.testing.assert_array_equal(actions(changed), actions(batch))
+    assert np.abs(actions(observed) - actions(batch)).max() > 1e-4
+
+
+def test_one_compilation_for_each_number_of_rounds(report, evaluation):
+    assert evaluation._predictor._predict._cache_size() == 2
+    assert evaluation._predictor._encode._cache_size() == 1
+
+
+def test_rounds_that_were_not_trained_are_refused(evaluation):
+    assert evaluation.rounds(None) == (1, 2)
+    assert evaluation.rounds((2, 1, 2)) == (1, 2)
+    for wrong in (3, 0):
+        with pytest.raises(ValueError, match=f"rounds = {wrong}"):
+            evaluation.rounds((1, wrong))
+
+
+def test_the_pooled_decoder_is_measured_on_its_one_action(config, experiment, params):
+    config.decoder.kind = "pooled"
+    model = graft_model(config, backbone=experiment.model.backbone, time=experiment.time)
+    pooled = dataclasses.replace(experiment, config=config, model=model)
+    shapes = jax.eval_shape(
+        lambda rng: model.init(rng, experiment.task.batch_spec), jax.random.key(0)
+    )
+    rng = np.random.default_rng(0)
+    graft = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes["graft"])
+    report = GraftEvaluation(pooled).report({**params, "graft": graft}, rounds=(1,))["val"]
+    actions = report["rounds"]["1"]["actions"]
+    assert actions["chunk"] == actions["first"]
+    assert actions["chunk"]["actions"] == 1
+    targets = np.stack([experiment.val[i]["action_chunk"][:1] for i in range(4)])
+    past = np.stack([experiment.val[i]["past_actions"][-1:] for i in range(4)])
+    baseline = report["baselines"]["previous_action"]["chunk"]["mse"]["mean"]
+    assert baseline == pytest.approx(np.mean((past - targets) ** 2), rel=1e-5)

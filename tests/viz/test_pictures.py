@@ -1,0 +1,171 @@
+"""Pictures: what they show is read back from the axes or from the written pixels."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from roam_jax.canvas.layout import CanvasLayout, RegionSpec
+from roam_jax.viz import figure as figures
+from roam_jax.viz.actions import draw_action_chunks
+from roam_jax.viz.batch import draw_windows
+from roam_jax.viz.buckets import draw_buckets
+from roam_jax.viz.canvas import draw_layout
+from roam_jax.viz.frames import SHOWN, draw_frame_strips
+
+NAMES = ("x", "y", "gripper")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """All axes of the figures that were saved, panels in drawing order."""
+    seen: list = []
+    save = Figure.savefig
+
+    def savefig(self, *args, **kwargs):
+        seen.extend(self.axes)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return seen
+
+
+def pixels(path):
+    return matplotlib.image.imread(path)[..., :3]
+
+
+def has_colour(image, colour) -> bool:
+    return bool((np.abs(image - np.array(to_rgb(colour))).max(axis=-1) < 0.02).any())
+
+
+def test_action_panels_hold_the_numbers(tmp_path, drawn):
+    rng = np.random.default_rng(0)
+    past, recorded = rng.normal(size=(2, 4, 3)), rng.normal(size=(2, 5, 3))
+    predicted = rng.normal(size=(2, 2, 3))
+    path = tmp_path / "new" / "actions.png"
+    draw_action_chunks(
+        path,
+        past=past,
+        recorded=recorded,
+        predicted=predicted,
+        names=NAMES,
+        units=("m", "rad", "1 = open"),
+        titles=["first", "second"],
+    )
+    assert len(drawn) == 6
+    for number, panel in enumerate(drawn):
+        window, d = divmod(number, 3)
+        lines = {line.get_label(): line.get_xydata() for line in panel.get_lines()}
+        for name, values, start in (
+            ("past", past, 0),
+            ("recorded", recorded, 4),
+            ("predicted", predicted, 4),
+        ):
+            steps = start + np.arange(values.shape[1])
+            np.testing.assert_allclose(lines[name], np.c_[steps, values[window, :, d]])
+        assert panel.get_ylim() == drawn[d].get_ylim()
+    assert drawn[1].get_title() == "y [rad]"
+    assert has_colour(pixels(path), figures.PREDICTED)
+
+
+def test_actions_without_a_past(tmp_path, drawn):
+    chunk = np.zeros((1, 4, 3))
+    draw_action_chunks(
+        tmp_path / "a.png",
+        past=np.zeros((1, 0, 3)),
+        recorded=chunk,
+        predicted=chunk,
+        names=NAMES,
+        units=NAMES,
+        titles=["only"],
+    )
+    labels = {line.get_label() for line in drawn[0].get_lines()}
+    assert "past" not in labels and {"recorded", "predicted"} <= labels
+
+
+@pytest.mark.parametrize("total, shown", [(9, list(range(9))), (17, list(range(0, 17, 2)))])
+def test_frame_strips_show_the_frames_and_which_were_observed(tmp_path, drawn, total, shown):
+    rng = np.random.default_rng(1)
+    strips = {
+        name: rng.integers(0, 256, (2, total, 4, 4, 3), dtype=np.uint8) for name in ("true", "VAE")
+    }
+    draw_frame_strips(tmp_path / "f.png", strips, titles=["a", "b"], observed=5)
+    assert len(drawn) == 2
+    for window, axes in enumerate(drawn):
+        assert len(axes.images) == 2 * SHOWN
+        for image in axes.images:
+            left, right, bottom, top = image.get_extent()
+            frame = shown[round((left + right) / 2)]
+            name = "true" if (bottom + top) / 2 > 1 else "VAE"
+            np.testing.assert_array_equal(image.get_array(), strips[name][window, frame])
+        labels = [tick.get_text() for tick in axes.get_xticklabels()]
+        assert labels == [f"{'observed' if f < 5 else 'frame'} {f}" for f in shown]
+        (frame,) = axes.patches
+        assert frame.get_width() == sum(f < 5 for f in shown)
+
+
+def test_first_batch_aligns_actions_with_frames(tmp_path, drawn):
+    rng = np.random.default_rng(2)
+    frames = rng.integers(0, 256, (1, 9, 4, 4, 3), dtype=np.uint8)
+    actions = rng.uniform(-1, 1, (1, 8, 3))
+    draw_windows(
+        tmp_path / "b.png", frames=frames, actions=actions, observed=5, names=NAMES, titles=["a"]
+    )
+    strip, heat = drawn[:2]
+    assert strip.get_xlim() == heat.get_xlim()
+    (mesh,) = heat.collections
+    np.testing.assert_allclose(mesh.get_array(), actions[0].T)
+    # Action i spans from the middle of frame i to that of frame i + 1.
+    columns = mesh.get_coordinates()[0, :, 0]
+    np.testing.assert_array_equal(columns, np.arange(9))
+    (line,) = heat.get_lines()
+    np.testing.assert_array_equal(line.get_xdata(), 4)
+
+
+def test_bucket_curves(tmp_path, drawn):
+    buckets = [
+        {"timesteps": [0, 499], "mse": {"mean": 1.0, "interval": [0.5, 2.0]}, "zero_mse": 3.0},
+        {"timesteps": [500, 999], "mse": {"mean": 2.0, "interval": None}, "zero_mse": 4.0},
+    ]
+    draw_buckets(tmp_path / "v.png", {"train": {"model": buckets}, "val": {"model": buckets}})
+    assert [axes.get_title(loc="left") for axes in drawn] == ["train", "val"]
+    zero = drawn[0].get_lines()[0]
+    np.testing.assert_array_equal(zero.get_ydata(), [3.0, 4.0])
+    (bars,) = drawn[0].containers
+    line, _, (segments,) = bars.lines
+    np.testing.assert_array_equal(line.get_ydata(), [1.0, 2.0])
+    ends = np.array([segment[:, 1] for segment in segments.get_segments()])
+    np.testing.assert_allclose(ends, [[0.5, 2.0], [2.0, 2.0]])
+
+
+def test_layout_colours_each_cell_by_its_region(tmp_path, drawn):
+    layout = CanvasLayout(
+        T=2,
+        H=3,
+        W=4,
+        d_model=8,
+        regions={
+            "visual": (0, 2, 0, 2, 0, 4),
+            "text": RegionSpec((0, 1, 2, 3, 0, 4), length=3),
+        },
+        t_current=1,
+    )
+    draw_layout(tmp_path / "l.png", layout)
+    grids = np.array([axes.collections[0].get_array() for axes in drawn])
+    expected = np.zeros(24)
+    expected[layout.region_indices("visual")] = 1
+    expected[layout.region_indices("text")] = 2
+    np.testing.assert_array_equal(grids, expected.reshape(2, 3, 4))
+    assert [axes.get_title().split("\n")[1] for axes in drawn] == ["observed", "predicted"]
+    image = pixels(tmp_path / "l.png")
+    assert has_colour(image, figures.SERIES[0]) and has_colour(image, figures.SERIES[1])
+
+
+def test_a_failed_picture_leaves_the_old_one(tmp_path):
+    path = tmp_path / "p.png"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), figures.picture(path, width=1, height=1):
+        raise RuntimeError("while drawing")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
