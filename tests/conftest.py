@@ -9,7 +9,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("roam_jax", "beartype.beartype")
+import tests.typechecker  # noqa: F401
+
+install_import_hook("roam_jax", "tests.typechecker.check")
 
 import pytest  # noqa: E402
 

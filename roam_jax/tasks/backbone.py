@@ -7,7 +7,6 @@ can ask for random frozen weights, because they teach nothing.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.resources
@@ -151,7 +150,9 @@ def tiny_weights() -> pathlib.Path:
         version = hashlib.blake2b("".join(map(hash_file, weights)).encode(), digest_size=6)
         target = cache_dir() / f"tiny_cogvideox-{version.hexdigest()}"
         if not target.exists():
-            # Two processes may race: the folder appears whole, and the second finds it.
-            with contextlib.suppress(FileExistsError):
+            try:
                 import_diffusers(source, target)
+            except OSError:  # another process was first: the folder appears whole
+                if not target.exists():
+                    raise
     return target
