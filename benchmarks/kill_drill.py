@@ -21,6 +21,7 @@ import time
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from roam_jax.train.checkpoint import STATE, Checkpoints
 from roam_jax.train.metrics import read_metrics
@@ -28,8 +29,9 @@ from roam_jax.train.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 POLL_S = 0.02
-# A kill follows the chosen step by up to this many seconds (a step with its save, or a start-up).
-DELAY_S = {"running": 1.0, "starting": 15.0}
+# This share of the kills hits a start-up: imports, restoring, compiling, up to so many seconds in.
+# The others follow a step by up to so many seconds: its save, or the steps after it.
+STARTING, STARTING_S, RUNNING_S = 0.2, 15.0, 0.3
 
 
 def main() -> None:
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
     parser.add_argument("--workdir", type=pathlib.Path, help="where both runs go; default: removed")
     args, overrides = parser.parse_known_args()
+    logging.set_verbosity(logging.ERROR)
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.workdir or pathlib.Path(temporary)
@@ -60,22 +63,24 @@ def main() -> None:
 def drill(command: list[str], workdir: Workdir, *, steps: int, kills: int, seed: int) -> None:
     """Starts and kills the run `kills` times, then lets it end."""
     moments = random.Random(seed)
-    chosen = sorted(moments.choices(range(steps), k=kills))
-    print(f"{'kill':>4} {'after step':>10} {'checkpoints':>16}  while saving")
+    chosen = sorted(moments.choices(range(1, steps), k=kills))
+    print(f"{'kill':>4} {'after step':>10} {'checkpoints':>14}  while")
     for number, step in enumerate(chosen, start=1):
-        process = start(command, workdir)
-        # Step 0 stands for the start-up: the process may not have written anything yet.
-        while step and last_step(workdir) < step and process.poll() is None:
-            time.sleep(POLL_S)
-        time.sleep(moments.uniform(0, DELAY_S["running" if step else "starting"]))
+        began, process = time.time(), start(command, workdir)
+        if starting := moments.random() < STARTING:
+            time.sleep(moments.uniform(0, STARTING_S))
+        else:
+            while process.poll() is None and last_step(workdir, since=began) < step:
+                time.sleep(POLL_S)
+            time.sleep(moments.uniform(0, RUNNING_S))
+        ended = process.poll() is not None
         process.kill()
         process.communicate()
-        saving = any(workdir.checkpoints.glob("*tmp*"))
+        partial = workdir.checkpoints.glob("*tmp*")
+        saving = any(folder.stat().st_mtime >= began for folder in partial)
+        what = "starting" if starting else "ended" if ended else "saving" if saving else "running"
         saved = ", ".join(map(str, saved_steps(workdir))) or "none"
-        print(
-            f"{number:>4} {last_step(workdir):>10} {saved:>16}  {'yes' if saving else 'no'}",
-            flush=True,
-        )
+        print(f"{number:>4} {last_step(workdir):>10} {saved:>14}  {what}", flush=True)
     run_to_the_end(command, workdir)
 
 
@@ -99,9 +104,13 @@ def run_to_the_end(command: list[str], workdir: Workdir) -> None:
         sys.exit(f"train.py ended with exit code {process.returncode}:\n{message[-4000:]}")
 
 
-def last_step(workdir: Workdir) -> int:
-    """The last step in the metrics file; 0 = none."""
-    rows = read_metrics(workdir.metrics_file) if workdir.metrics_file.exists() else []
+def last_step(workdir: Workdir, *, since: float = 0.0) -> int:
+    """The last step in the metrics file; 0 = none, or not written since that time."""
+    file = workdir.metrics_file
+    # A resumed run replaces the file, without the lines past its checkpoint, when it opens it.
+    if not file.exists() or file.stat().st_mtime < since:
+        return 0
+    rows = read_metrics(file)
     return rows[-1]["step"] if rows else 0
 
 
