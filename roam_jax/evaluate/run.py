@@ -207,13 +207,13 @@ def _check_fingerprints(
     experiment: Experiment, trained: Mapping[str, str], changed: Mapping[str, str]
 ) -> None:
     """Refuses other weights than the run's, and other data unless it was asked for."""
-    keys = {"data": "data.root"}
+    keys = {"data": "data.root", "data/val": "data.root", "text": "data.text"}
     for name, expected in trained.items():
         key = keys.get(name, "backbone.path")
         found = experiment.fingerprints.get(name)
-        if found == expected or (name == "data" and key in changed):
+        if found == expected or (key == "data.root" and key in changed):
             continue
-        what = "data" if name == "data" else f"frozen weights {name!r}"
+        what = name if name in keys else f"frozen weights {name!r}"
         section, leaf = key.split(".")
         raise ValueError(
             f"{what} at {key} = {experiment.config[section][leaf]} have fingerprint {found}, the "

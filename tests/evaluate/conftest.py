@@ -1,4 +1,4 @@
-"""A small experiment: eight episodes of noise, random weights of a very small CogVideoX."""
+"""A small experiment: five episodes of noise, random weights of a very small CogVideoX."""
 
 import jax
 import numpy as np
@@ -21,13 +21,18 @@ STEPS = {"train": (11, 10, 13), "val": (12, 10)}
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory):
     """A dataset whose episodes have one, two or more windows."""
-    splits = {}
+    return write_toy(tmp_path_factory.mktemp("toy") / "1.0.0", seed=0)
+
+
+def write_toy(root, *, seed):
+    splits = {"train": [], "val": []}
     for split, lengths in STEPS.items():
-        first = 0 if split == "train" else 10
-        splits[split] = [_episode(first + i, steps) for i, steps in enumerate(lengths)]
+        for steps in lengths:
+            splits[split].append(_episode(seed, steps))
+            seed += 1
     text = tfds.features.Tensor(shape=(TEXT,), dtype=np.float32)
     features = rlds.bridge_features(SIZE, language_embedding=text)
-    return rlds.write_dataset(tmp_path_factory.mktemp("toy") / "1.0.0", splits, features)
+    return rlds.write_dataset(root, splits, features)
 
 
 def _episode(seed: int, steps: int):

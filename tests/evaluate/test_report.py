@@ -1,0 +1,88 @@
+"""The printed table: the right numbers under the right headings."""
+
+from roam_jax.evaluate.report import format_report
+
+
+def estimate(mean, *interval):
+    return {"mean": mean, "interval": list(interval) or None}
+
+
+def buckets(*means):
+    spans = ([0, 499], [500, 999])
+    found = [
+        {"timesteps": span, "mse": estimate(mean), "zero_mse": 2 * mean}
+        for span, mean in zip(spans, means, strict=True)
+    ]
+    return {"mse": estimate(sum(means) / 2), "buckets": found}
+
+
+def actions(mse, gripper):
+    one = {
+        "actions": 4,
+        "mse": mse,
+        "absolute_error": {"x": 0.01, "yaw": 0.5},
+        "gripper_accuracy": gripper,
+    }
+    return {"chunk": one, "first": {**one, "mse": estimate(0.75)}}
+
+
+def table(report):
+    """Figures of each line, by its label."""
+    lines = [line for line in format_report(report).splitlines() if line]
+    return {line[4:21].strip(): " ".join(line[21:].split()) for line in lines}
+
+
+def test_graft():
+    measures = {
+        measure: {"text": [[0.1, 0.3], [0.2, 0.4]], "video": [[1, 1], [2, 2]]}
+        for measure in ("gated_step", "residual", "cosine")
+    }
+    one = {
+        "actions": actions(estimate(0.5, 0.25, 1.0), 0.875),
+        "video": buckets(1.0, 3.0),
+        "measures": measures,
+    }
+    split = {
+        "windows": 7,
+        "episodes": 3,
+        "baselines": {"training_mean": actions(estimate(0.625), 0.5)},
+        "rounds": {"1": one, "2": one},
+    }
+    text = format_report({"task": "graft", "splits": {"val": split}})
+    assert text.startswith("val: 7 windows of 3 episodes\n")
+    lines = table({"task": "graft", "splits": {"val": split}})
+    expected = "0.6250 [one episode, no interval] 0.7500 50.0% 0.0100 0.5000"
+    assert lines["training mean"] == expected
+    (line, _) = (line for line in text.splitlines() if "rounds = 2  " in line)
+    expected = "rounds = 2 0.5000 [0.2500, 1.0000] 0.7500 87.5% 0.0100 0.5000"
+    assert " ".join(line.split()) == expected
+    assert lines["predicting zero"] == "2.0000 6.0000 4.0000"
+    # The mean over blocks after each round, with the largest number of rounds.
+    assert lines["residual   text"] == "0.2000 0.3000"
+    assert lines["gated step video"] == "1.0000 2.0000"
+    assert "with rounds = 2" in text
+
+
+def test_video():
+    figures = {"continued": buckets(1.0, 3.0), "generated": buckets(0.5, 1.5)}
+    split = {"windows": 7, "episodes": 3, "video": figures}
+    text = format_report({"task": "video", "splits": {"train": split}})
+    lines = [line.split() for line in text.splitlines()]
+    assert ["model", "1.0000", "3.0000", "2.0000"] in lines
+    assert ["model", "0.5000", "1.5000", "1.0000"] in lines
+    assert ["predicting", "zero", "2.0000", "6.0000", "4.0000"] in lines
+    assert ["0-499", "500-999", "all"] in lines
+
+
+def test_vae():
+    split = {
+        "windows": 7,
+        "episodes": 3,
+        "psnr": estimate(30.0, 28.5, 31.0),
+        "mean_colour_psnr": 16.25,
+        "psnr_gain": 13.75,
+    }
+    text = format_report({"task": "vae", "splits": {"val": split}})
+    assert "PSNR               30.0000 [28.5000, 31.0000] dB" in text
+    assert "of the mean colour 16.2500 dB" in text
+    assert "gain               13.7500 dB" in text

@@ -1,0 +1,156 @@
+"""From a workdir alone to a report: what is written, and what is refused."""
+
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from roam_jax.cli.arguments import override
+from roam_jax.evaluate import run as run_module
+from roam_jax.evaluate.run import evaluate_experiment, evaluate_workdir, format_report
+from roam_jax.train import optim
+from roam_jax.train.checkpoint import Checkpoints
+from roam_jax.train.state import TrainState, partition
+from roam_jax.train.workdir import Workdir, plain
+from tests.evaluate.conftest import write_toy
+from tests.tiny_weights import write_weights
+
+
+@pytest.fixture(scope="session")
+def finished(experiment, params, tmp_path_factory):
+    """A workdir with checkpoints of steps 5 and 6, as training leaves them."""
+    config, task = experiment.config, experiment.task
+    workdir = Workdir(tmp_path_factory.mktemp("runs") / "run")
+    workdir.create(config, experiment.provenance())
+    trainable, _ = partition(params, task.trainable)
+    tx, _ = optim.make_optimizer(config.optim, steps=9, no_decay=task.no_decay)
+    with Checkpoints(workdir.checkpoints, keep=2) as checkpoints:
+        for step, scale in ((5, 0.5), (6, 1.0)):
+            scaled = jax.tree.map(lambda leaf, scale=scale: leaf * scale, trainable)
+            state = TrainState(np.int32(step), scaled, jax.jit(tx.init)(scaled))
+            checkpoints.save(step, state, data={}, config=plain(config))
+    return workdir.path
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy, to be changed."""
+    return shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Replaces the measuring, which is tested elsewhere; holds the experiments that it was for."""
+    experiments = []
+
+    class Stub:
+        def rounds(self, wanted):
+            return wanted or (1, 2)
+
+        def report(self, params, *, rounds):
+            moved = params["blocks"]["loop"]["gate"]
+            return {"val": {"gate": np.asarray(moved).tolist()}}
+
+        def draw(self, params, splits, prefix, *, rounds):
+            pass
+
+    def make_evaluation(experiment):
+        experiments.append(experiment)
+        return Stub()
+
+    monkeypatch.setattr(run_module, "make_evaluation", make_evaluation)
+    return experiments
+
+
+def with_overrides(*arguments):
+    return functools.partial(override, arguments=[f"--config.{a}" for a in arguments])
+
+
+def test_a_workdir_alone_gives_the_report_of_its_model(finished, report, experiment):
+    path = evaluate_workdir(finished)
+    assert path == finished / "eval" / "6.json"
+    written = json.loads(path.read_text())
+    assert (written["step"], written["task"], written["rounds"]) == (6, "graft", [1, 2])
+    assert written["trained_rounds"] == 2 and written["overrides"] == {}
+    assert written["fingerprints"] == dict(experiment.fingerprints)
+    jax.tree.map(
+        lambda found, expected: np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5),
+        written["splits"],
+        report,
+    )
+    pictures = {p.name for p in path.parent.iterdir()} - {"6.json"}
+    assert pictures == {"6_video.png"} | {
+        f"6_{split}_{kind}.png" for split in ("train", "val") for kind in ("actions", "frames")
+    }
+    text = format_report(written)
+    expected = report["val"]["rounds"]["2"]["actions"]["chunk"]["mse"]["mean"]
+    assert f"{expected:.4f}" in text.split("val: 4 windows of 2 episodes")[1]
+    assert all(len(line) < 160 for line in text.splitlines())
+
+
+def test_a_step_is_picked(workdir, seen):
+    latest, first = evaluate_workdir(workdir), evaluate_workdir(workdir, step=5, rounds=(1,))
+    assert (latest.name, first.name) == ("6.json", "5.json")
+    gates = [json.loads(p.read_text())["splits"]["val"]["gate"] for p in (first, latest)]
+    np.testing.assert_allclose(2 * np.array(gates[0]), gates[1])
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 7 .*\[5, 6\]"):
+        evaluate_workdir(workdir, step=7)
+    with pytest.raises(FileNotFoundError, match="is no workdir"):
+        evaluate_workdir(workdir / "checkpoints")
+
+
+def test_other_data_keeps_the_scaling_of_the_run(workdir, seen, experiment, tmp_path):
+    other = write_toy(tmp_path / "other", seed=100)
+    path = evaluate_workdir(workdir, overrides=with_overrides(f"data.root={other}"))
+    found = seen[0]
+    assert found.statistics == experiment.statistics
+    assert found.val.reader.root == other
+    own = run_module.build(found.config).val
+    raw = own.statistics.unnormalise(own[0]["action_chunk"].astype(np.float64))
+    clipped = np.abs(own[0]["action_chunk"]) == 1
+    expected = experiment.statistics.normalise(raw)
+    np.testing.assert_allclose(
+        found.val[0]["action_chunk"][~clipped], expected[~clipped], rtol=1e-4, atol=1e-5
+    )
+    assert np.abs(found.val[0]["action_chunk"] - own[0]["action_chunk"]).max() > 1e-3
+    assert set(json.loads(path.read_text())["overrides"]) == {"data.root"}
+
+
+def test_the_weights_may_lie_elsewhere_but_must_be_the_same(workdir, seen, weights, tmp_path):
+    copy = shutil.copytree(weights, tmp_path / "copy")
+    evaluate_workdir(workdir, overrides=with_overrides(f"backbone.path={copy}"))
+    other = write_weights(tmp_path / "other", seed=5)
+    for path, error, message in (
+        (other, ValueError, "frozen weights 'transformer' at backbone.path = .*other"),
+        (tmp_path / "nowhere", FileNotFoundError, "nowhere"),
+    ):
+        shutil.rmtree(workdir / "eval", ignore_errors=True)
+        with pytest.raises(error, match=message):
+            evaluate_workdir(workdir, overrides=with_overrides(f"backbone.path={path}"))
+        assert not (workdir / "eval").exists()
+
+
+def test_changed_data_is_refused(workdir, seen):
+    saved = json.loads((workdir / "config.json").read_text())
+    saved["provenance"]["fingerprints"]["data"] = "0" * 64
+    (workdir / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="data at data.root = .* have fingerprint .* 0000"):
+        evaluate_workdir(workdir)
+    assert not (workdir / "eval").exists()
+
+
+@pytest.mark.parametrize("argument", ["loop.rounds=3", "canvas.t_current=1", "data.frames=5"])
+def test_another_model_is_refused(workdir, seen, argument):
+    with pytest.raises(ValueError, match=f"{argument.split('=')[0]}: .*Evaluation may override"):
+        evaluate_workdir(workdir, overrides=with_overrides(argument))
+    evaluate_workdir(workdir, overrides=with_overrides("eval.windows=1", "mesh.fsdp=2"))
+
+
+def test_rounds_above_the_trained_number_are_refused_before_anything_is_read(finished, experiment):
+    with pytest.raises(ValueError, match="rounds = 3: trained with loop.rounds = 2"):
+        evaluate_workdir(finished, rounds=(1, 3))
+    with pytest.raises(ValueError, match="rounds = 3"):
+        evaluate_experiment(experiment, {}, rounds=(3,))
