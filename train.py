@@ -27,16 +27,18 @@ def main(argv: Sequence[str]) -> None:
     override(config, overrides)
 
     # Imported late, so that --help and a mistyped key answer at once.
-    from roam_jax.evaluate.run import make_evaluate_hook
-
     from roam_jax.cli.dry_run import dry_run
+    from roam_jax.evaluate.run import make_evaluate_hook
     from roam_jax.tasks.build import build
     from roam_jax.train import loop
+    from roam_jax.train.workdir import Workdir
 
     experiment = build(config)
     if options.dry_run:
         dry_run(experiment, options.workdir)
         return
+    provenance = experiment.provenance()
+    Workdir(options.workdir).require(config, provenance)  # before windows are encoded
     loop.run(
         experiment.task,
         experiment.batches(),
@@ -44,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         workdir=options.workdir,
         rounds=config.loop.rounds,
         rules=experiment.rules,
-        provenance=experiment.provenance(),
+        provenance=provenance,
         evaluate=make_evaluate_hook(experiment),
     )
 

@@ -144,6 +144,7 @@ class Task:
         pretrained: returns the subtree of `init`'s params that comes from files, as host arrays
             (often memory-mapped); None where everything is initialised.
         no_decay: regular expressions of trainable parameters without weight decay.
+        frozen_dtype: what frozen parameters are stored as on the devices; None keeps their file's.
     """
 
     init: Callable[[jax.Array], Params]
@@ -152,6 +153,7 @@ class Task:
     batch_spec: Mapping[str, ArraySpec]
     pretrained: Callable[[], Params] | None = None
     no_decay: tuple[str, ...] = ()
+    frozen_dtype: Any = None
 
 
 def cache_dir() -> pathlib.Path:

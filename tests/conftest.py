@@ -35,13 +35,21 @@ def weights(tmp_path_factory) -> pathlib.Path:
     return write_weights(tmp_path_factory.mktemp("weights"))
 
 
+@pytest.fixture(scope="session")
+def robot_root() -> pathlib.Path:
+    """The real episodes where they are at hand, else the embedded ones."""
+    from roam_jax.data.embedded import ensure_embedded
+
+    return BRIDGE if BRIDGE.exists() else ensure_embedded()
+
+
 @pytest.fixture
-def bridge_config(weights, bridge_root):
-    """The tiny config on the real episodes, with random weights."""
+def robot_config(weights, robot_root):
+    """The tiny config on robot episodes, with random weights."""
     from roam_jax.cli.arguments import load_config
 
     config = load_config(str(ROOT / "configs/bridge_3loop.py:tiny"))
     config.backbone.path = str(weights)
-    config.data.root = str(bridge_root)
+    config.data.root = str(robot_root)
     config.train.batch_size = 4
     return config

@@ -27,11 +27,11 @@ def command(main, *arguments) -> int:
 
 
 @pytest.fixture(scope="module")
-def options(weights, bridge_root):
+def options(weights, robot_root):
     """A very small run on the real episodes."""
     return [
         f"--config.backbone.path={weights}",
-        f"--config.data.root={bridge_root}",
+        f"--config.data.root={robot_root}",
         "--config.train.steps=4",
         "--config.optim.warmup_steps=1",
         "--config.train.save_every=2",
@@ -56,7 +56,7 @@ def test_a_run_leaves_metrics_checkpoints_and_its_origin(workdir):
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "4"}
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["config"]["loop"]["rounds"] == 2
-    assert set(saved["provenance"]["fingerprints"]) == {"data", "transformer", "vae"}
+    assert set(saved["provenance"]["fingerprints"]) == {"data", "data/val", "transformer", "vae"}
     assert len(saved["provenance"]["action_statistics"]["q99"]) == 7
 
 
@@ -126,9 +126,9 @@ def test_bad_input_ends_with_one_message_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_damaged_records_are_named_with_their_byte(options, bridge_root, damage, tmp_path, capsys):
+def test_damaged_records_are_named_with_their_byte(options, robot_root, damage, tmp_path, capsys):
     root = tmp_path / "bridge_dataset" / "1.0.0"
-    shutil.copytree(bridge_root, root)
+    shutil.copytree(robot_root, root)
     shard = next(root.glob("*train*"))
     shard.chmod(0o600)
     data = bytearray(shard.read_bytes())

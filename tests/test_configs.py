@@ -18,16 +18,36 @@ CONFIGS = [
 
 
 def names_read() -> set[str]:
-    """ "a.b" for every attribute b that the library takes from something called a."""
+    """ "a.b" for every attribute b that the library takes from something called a.
+
+    A name that is assigned `config.SECTION` counts as SECTION in its file.
+    """
     files = [*(ROOT / "roam_jax").rglob("*.py"), ROOT / "train.py", ROOT / "eval.py"]
     found = set()
     for path in files:
-        for node in ast.walk(ast.parse(path.read_text())):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        sections = dict(section_names(nodes))
+        for node in nodes:
             if isinstance(node, ast.Attribute):
-                owner = node.value
-                name = getattr(owner, "attr", None) or getattr(owner, "id", None)
-                found.add(f"{name}.{node.attr}")
+                owner = last_name(node.value)
+                found.add(f"{sections.get(owner, owner)}.{node.attr}")
     return found
+
+
+def last_name(node: ast.AST) -> str | None:
+    return getattr(node, "attr", None) or getattr(node, "id", None)
+
+
+def section_names(nodes):
+    """(name, section) of assignments such as `self._settings = experiment.config.eval`."""
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            targets, values = node.targets, [node.value]
+            if isinstance(targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple):
+                targets, values = targets[0].elts, node.value.elts
+            for target, value in zip(targets, values, strict=False):
+                if isinstance(value, ast.Attribute) and last_name(value.value) == "config":
+                    yield last_name(target), value.attr
 
 
 def test_every_leaf_is_read():

@@ -165,11 +165,11 @@ class GraftedTransformer(nn.Module):
             round measures: measure -> stream -> (depth, rounds).
         """
         text, video = self.patch_embed(latents, text)
-        cells = [c.astype(video.dtype) for c in self.graft.cells(past_actions)]
-        extra = sum(c.shape[1] for c in cells)
-        streams = {"text": text, "video": jnp.concatenate([video, *cells], axis=1)}
+        cells = self.graft.cells(past_actions)
+        video = jnp.concatenate([video.astype(jnp.float32), *cells], axis=1)
+        streams = {"text": text.astype(jnp.float32), "video": video}
         temb = self.time_embedding(timesteps)
-        table = self._table() if extra else None
+        table = self._table() if cells else None
 
         def block(looped: LoopedBlock, state: Streams, _):
             return looped(state, temb, table, rounds=rounds)
@@ -181,8 +181,9 @@ class GraftedTransformer(nn.Module):
             length=self.config.num_layers,
         )
         streams, measures = scanned(self.blocks, streams, None)
-        video, extra = jnp.split(streams["video"], [video.shape[1]], axis=1)
-        velocity = self.readout(video, temb, latents.shape)
+        tokens = self.layout.region_numel("visual")
+        video, extra = jnp.split(streams["video"], [tokens], axis=1)
+        velocity = self.readout(video.astype(self.dtype), temb, latents.shape)
         return {"velocity": velocity, "actions": self.graft.decode(velocity, extra)}, measures
 
     def _table(self) -> SegmentTable:
@@ -190,5 +191,6 @@ class GraftedTransformer(nn.Module):
 
 
 def _call_block(block: Block, streams: Streams, temb, table) -> Streams:
-    text, video = block(streams["text"], streams["video"], temb, table=table)
-    return {"text": text, "video": video}
+    text, video = (streams[name].astype(block.dtype) for name in STREAMS)
+    outputs = block(text, video, temb, table=table)
+    return {n: x.astype(jnp.float32) for n, x in zip(STREAMS, outputs, strict=True)}

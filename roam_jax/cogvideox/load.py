@@ -6,6 +6,7 @@ they are used, so float16 weights of the 2B model stay 3.4 GB.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from roam_jax.cogvideox.components import COMPONENTS
-from roam_jax.cogvideox.importing import MANIFEST_FILE, WEIGHTS_FILE, Manifest
+from roam_jax.cogvideox.importing import MANIFEST_FILE, WEIGHTS_FILE, Manifest, hash_file
 from roam_jax.cogvideox.mapped import open_tensors
 from roam_jax.cogvideox.names import account_params
 from roam_jax.cogvideox.transformer import Transformer
@@ -52,7 +53,7 @@ def load_vae(path: str | os.PathLike[str], *, dtype: Any = None) -> tuple[VAE, P
 
 
 def fingerprint(folder: str | os.PathLike[str]) -> str:
-    """Hash of a converted network's weights: equal exactly when the weights file is.
+    """Hash of a converted network, its weights and its config; reads the whole file.
 
     Args:
         folder: DST/transformer or DST/vae.
@@ -61,7 +62,10 @@ def fingerprint(folder: str | os.PathLike[str]) -> str:
         FileNotFoundError: not a converted network.
         ValueError: the weights are not the ones that the manifest was written for.
     """
-    return _read_manifest(pathlib.Path(folder)).fingerprint
+    folder = pathlib.Path(folder)
+    _read_manifest(folder)
+    parts = hash_file(folder / WEIGHTS_FILE) + hash_file(folder / "config.json")
+    return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
 def _compute_dtype(dtype: Any) -> Any:

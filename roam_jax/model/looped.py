@@ -94,23 +94,23 @@ class LoopedBlock(nn.Module):
     def __call__(self, streams: Streams, *args, rounds: int) -> tuple[Streams, dict]:
         """Applies the block `rounds` times.
 
-        Rounds beyond the trained number reuse the last row; whether that is allowed is decided
-        where the user asks for it (`check_rounds`).
+        Rounds beyond the trained number are refused by `check_rounds`, where users ask for them.
 
         Args:
-            streams: name -> (B, N, D).
+            streams: name -> (B, N, D), float32: the small steps of barely open gates would be lost
+                in bfloat16, whatever the block computes in.
             *args: passed on to `call`, the same in every round.
             rounds: static number of rounds.
 
         Returns:
             The streams, and the measures of DESIGN: measure -> stream -> (rounds,) float32.
         """
-        index = jnp.minimum(jnp.arange(rounds), self.trained_rounds - 1)
-        rows = jax.tree.map(lambda row: row[index], self.loop())
+        check_rounds(rounds, trained=self.trained_rounds)
+        rows = jax.tree.map(lambda row: row[:rounds], self.loop())
 
         def one_round(block: nn.Module, state: Streams, row: tuple[dict, Array]):
             row, round_index = row
-            moved = {n: x + row[n].astype(x.dtype) for n, x in state.items()}
+            moved = {n: x + row[n] for n, x in state.items()}
             out = self.call(block, moved, *args)
             size = step_size(self.gate, row["gate"], round_index)
             new = {n: _advance(state[n], out[n], size) for n in state}
@@ -127,7 +127,6 @@ class LoopedBlock(nn.Module):
 
 def _advance(state: Array, out: Array, size: Array) -> Array:
     """state + size * (out - state), in the form that is exact at size 0 and 1."""
-    size = size.astype(state.dtype)
     return size * out + (1 - size) * state
 
 
@@ -135,27 +134,27 @@ def _measures(state: Streams, out: Streams, new: Streams) -> dict:
     """Gated step, ungated residual and cosine of each stream; they carry no gradient."""
 
     def norm(x):
-        return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32))))
+        return jnp.sqrt(jnp.sum(jnp.square(x)))
 
     def measures(h, block_out, h_next):
         h, block_out, h_next = map(jax.lax.stop_gradient, (h, block_out, h_next))
         size = norm(h)
-        dot = jnp.sum(h.astype(jnp.float32) * block_out.astype(jnp.float32))
+        dot = jnp.sum(h * block_out)
         return norm(h_next - h) / size, norm(block_out - h) / size, dot / size / norm(block_out)
 
     values = {n: measures(state[n], out[n], new[n]) for n in state}
     return {m: {n: values[n][i] for n in values} for i, m in enumerate(MEASURES)}
 
 
-def check_rounds(rounds: int, *, trained: int, extrapolate: bool = False) -> None:
+def check_rounds(rounds: int, *, trained: int) -> None:
     """Refuses round counts that the weights were not trained for.
 
     Raises:
-        ValueError: below 1, or above `trained` without `extrapolate`.
+        ValueError: below 1, or above `trained`.
     """
     if rounds < 1:
         raise ValueError(f"rounds = {rounds}: expected at least 1")
-    if rounds > trained and not extrapolate:
+    if rounds > trained:
         raise ValueError(
             f"rounds = {rounds}: trained with loop.rounds = {trained}; ask for 1..{trained}"
         )

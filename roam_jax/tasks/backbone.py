@@ -14,8 +14,6 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
-import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from roam_jax.cogvideox.config import TransformerConfig
@@ -57,6 +55,11 @@ class Backbone:
         return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
     @property
+    def frozen_dtype(self) -> jnp.dtype | None:
+        """bfloat16 on accelerators; on CPUs the file's own (None), promoted where it is used."""
+        return None if jax.default_backend() == "cpu" else jnp.dtype(jnp.bfloat16)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one latent frame."""
         side = self.image_size // self.vae_config.spatial_compression_ratio
@@ -65,7 +68,7 @@ class Backbone:
     @property
     def vae(self) -> VAE:
         """The VAE module."""
-        return VAE(self.vae_config)
+        return VAE(self.vae_config, self.compute_dtype)
 
     def init_vae(self, rng: jax.Array) -> Params:
         """Random VAE parameters."""
@@ -73,15 +76,17 @@ class Backbone:
         return self.vae.init(rng, video)["params"]
 
     def pretrained(self) -> Params:
-        """Host arrays of what comes from files, in the storage dtype of this machine."""
+        """Memory-mapped arrays of what comes from files, in their own dtype."""
         params: Params = {}
         if self.transformer_path is not None:
             params |= load_transformer(self.transformer_path)[1]
         if self.vae_path is not None:
-            params["vae"] = load_vae(self.vae_path)[1]
-        if jax.default_backend() == "cpu":
-            return params
-        return jax.tree.map(lambda leaf: np.asarray(leaf).astype(ml_dtypes.bfloat16), params)
+            params["vae"] = self.pretrained_vae()
+        return params
+
+    def pretrained_vae(self) -> Params:
+        """The VAE's part of `pretrained`."""
+        return load_vae(self.vae_path)[1]
 
     def encode(
         self, vae_params: Params, frames: UInt8[Array, "B T H W 3"], time: TimeSpec
@@ -97,7 +102,7 @@ class Backbone:
 
     def _encode_video(self, vae_params: Params, video: Array) -> Array:
         mean, _ = self.vae.apply({"params": vae_params}, video, method=VAE.encode)
-        return jnp.moveaxis(mean, 1, 2) * self.vae_config.scaling_factor
+        return jnp.moveaxis(mean, 1, 2).astype(jnp.float32) * self.vae_config.scaling_factor
 
     def decode(
         self, vae_params: Params, latents: Float[Array, "B F C h w"]
@@ -126,19 +131,20 @@ def open_backbone(path: str, *, image_size: int) -> Backbone:
     Raises:
         FileNotFoundError, ValueError: not a converted folder.
     """
-    folder = _folder(path)
+    folder = weights_folder(path)
     transformer, vae = load_transformer(folder)[0], load_vae(folder)[0]
     return Backbone(transformer.config, vae.config, image_size, folder, folder)
 
 
 def open_vae(path: str, *, transformer: TransformerConfig, image_size: int) -> Backbone:
     """The pretrained VAE that `backbone.path` names, beside a transformer from scratch."""
-    folder = _folder(path)
+    folder = weights_folder(path)
     vae = load_vae(folder)[0]
     return Backbone(transformer, vae.config, image_size, None, folder)
 
 
-def _folder(path: str) -> pathlib.Path:
+def weights_folder(path: str) -> pathlib.Path:
+    """The converted folder that `backbone.path` names."""
     return tiny_weights() if path == TINY else pathlib.Path(path).expanduser()
 
 
@@ -146,8 +152,8 @@ def tiny_weights() -> pathlib.Path:
     """The package's small pretrained weights, converted into the cache on first use."""
     assets = importlib.resources.files("roam_jax") / "assets" / "tiny_cogvideox"
     with importlib.resources.as_file(assets) as source:
-        weights = sorted(source.glob("*/*.safetensors"))
-        version = hashlib.blake2b("".join(map(hash_file, weights)).encode(), digest_size=6)
+        files = sorted(p for p in source.glob("*/*") if p.suffix in (".json", ".safetensors"))
+        version = hashlib.blake2b("".join(map(hash_file, files)).encode(), digest_size=6)
         target = cache_dir() / f"tiny_cogvideox-{version.hexdigest()}"
         if not target.exists():
             try:

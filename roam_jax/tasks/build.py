@@ -20,12 +20,13 @@ import ml_collections
 import numpy as np
 
 from roam_jax.cogvideox.config import TransformerConfig
+from roam_jax.cogvideox.importing import hash_file
 from roam_jax.contracts import ArraySpec, Batch, Task, TimeSpec
 from roam_jax.data.embedded import ensure_embedded
 from roam_jax.data.latents import LatentSource, encode_windows
 from roam_jax.data.loader import Loader, make_loader, split_windows
 from roam_jax.data.statistics import ActionStatistics
-from roam_jax.data.windows import WindowSource
+from roam_jax.data.windows import LANGUAGE_EMBEDDING, WindowSource
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.tasks import backbone as backbones
 from roam_jax.tasks import graft, vae, video
@@ -71,7 +72,7 @@ class Experiment:
     def encoded(self, source: WindowSource) -> LatentSource:
         """The windows of a split with their videos encoded once, by the frozen VAE."""
         backbone = self.model.backbone
-        params = jax.device_put(backbone.pretrained()["vae"])
+        params = jax.device_put(backbone.pretrained_vae())
         encode = jax.jit(functools.partial(backbone.encode, time=self.time))
         return encode_windows(source, functools.partial(encode, params), batch_size=ENCODE_BATCH)
 
@@ -114,7 +115,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         model=model,
         task=task,
         rules=rules,
-        fingerprints={"data": train.describe()["fingerprint"], **fingerprints},
+        fingerprints={**_data_fingerprints(config, train, val), **fingerprints},
     )
 
 
@@ -124,6 +125,17 @@ def data_root(root: str) -> pathlib.Path:
     if name == EMBEDDED:
         return ensure_embedded(variant=variant or "default")
     return pathlib.Path(root).expanduser()
+
+
+def _data_fingerprints(config, train: WindowSource, val: WindowSource) -> dict[str, str]:
+    """Of all that is read beside the weights."""
+    found = {
+        "data": train.describe()["fingerprint"],
+        "data/val": val.describe()["fingerprint"],
+    }
+    if config.data.text != LANGUAGE_EMBEDDING:
+        found["text"] = hash_file(pathlib.Path(config.data.text).expanduser())
+    return found
 
 
 def _require_paths(config: ml_collections.ConfigDict) -> None:

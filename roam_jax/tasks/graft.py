@@ -8,6 +8,7 @@ drawn at t = 999, where the future is pure noise, because that is how the policy
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from roam_jax.cogvideox.graft_canvas import graft_layout, graft_topology
 from roam_jax.contracts import ACTION_DIM, ArraySpec, Batch, Params, Task, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.tasks.backbone import Backbone
+from roam_jax.tasks.rows import share_of_rows
 from roam_jax.train.sharding import shard_largest
 
 # Stacked over depth, gates, biases and norms are matrices, so they are named.
@@ -112,9 +114,9 @@ class GraftModel:
     def loss(self, params: Params, batch: Batch, rng: jax.Array, rounds: int):
         """Weighted sum of both errors, and both of them apart; see `contracts.Task`."""
         size = batch["text"].shape[0]
-        time_rng, noise_rng = jax.random.split(rng)
+        time_rng, noise_rng, deploy_rng = jax.random.split(rng, 3)
         timesteps = jax.random.randint(time_rng, (size,), 0, self.schedule.steps)
-        deployed = jnp.arange(size) < round(size * self.deploy_fraction)
+        deployed = share_of_rows(deploy_rng, size, self.deploy_fraction)
         timesteps = jnp.where(deployed, self.schedule.steps - 1, timesteps)
         shape = (size, self.time.latents, *self.backbone.latent_shape)
         noise = jax.random.normal(noise_rng, shape)
@@ -187,4 +189,5 @@ def graft_task(model: GraftModel, *, freeze: str, batch_spec: Mapping[str, Array
         batch_spec=batch_spec,
         pretrained=model.backbone.pretrained,
         no_decay=NO_DECAY,
+        frozen_dtype=model.backbone.frozen_dtype,
     )

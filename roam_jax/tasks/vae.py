@@ -24,6 +24,7 @@ from roam_jax.cogvideox.load import load_vae
 from roam_jax.cogvideox.vae import VAE
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import FRAMES_PER_LATENT, ArraySpec, Batch, Params, Task
+from roam_jax.tasks.backbone import weights_folder
 
 # 0.69 M parameters, 1.4 MB in float16. Few channels at full resolution, where all the time goes.
 TINY = VAEConfig(
@@ -131,16 +132,17 @@ def vae_task(
     frames, clip = config.data.frames, config.data.clip_frames
     if clip not in (1, frames):
         raise ValueError(f"data.clip_frames = {clip}: expected 1 or data.frames = {frames}")
-    path, sizes = config.backbone.path, TINY
-    if path:
-        sizes = load_vae(path)[0].config
+    sizes, start = TINY, None
+    if config.backbone.path:
+        start = weights_folder(config.backbone.path)
+        sizes = load_vae(start)[0].config
     model = VAEModel(sizes, single_frames=clip == 1)
     task = Task(
         init=model.init,
         loss=model.loss,
         trainable=(".*",),
         batch_spec=batch_spec,
-        pretrained=(lambda: load_vae(path)[1]) if path else None,
+        pretrained=(lambda: load_vae(start)[1]) if start else None,
         no_decay=NO_DECAY,
     )
     return model, task

@@ -20,6 +20,7 @@ from roam_jax.cogvideox.transformer import Transformer
 from roam_jax.contracts import ArraySpec, Batch, Params, Task, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.tasks.backbone import Backbone
+from roam_jax.tasks.rows import share_of_rows
 from roam_jax.train.sharding import shard_largest
 
 # Pixels that one latent pixel spans in every CogVideoX VAE.
@@ -113,7 +114,7 @@ class VideoModel:
     def loss(self, params: Params, batch: Batch, rng: jax.Array, rounds: int):
         """Mean velocity error; `rounds` has no meaning here. See `contracts.Task`."""
         size = batch["text"].shape[0]
-        time_rng, noise_rng = jax.random.split(rng)
+        time_rng, noise_rng, observed_rng = jax.random.split(rng, 3)
         error, _ = self.errors(
             params,
             batch,
@@ -121,7 +122,7 @@ class VideoModel:
             noise=jax.random.normal(
                 noise_rng, (size, self.time.latents, *self.backbone.latent_shape)
             ),
-            observed=jnp.arange(size) < round(size * self.observed_fraction),
+            observed=share_of_rows(observed_rng, size, self.observed_fraction),
         )
         return error.mean(), {"loss/diffusion": error.mean()}
 
@@ -139,4 +140,5 @@ def video_task(model: VideoModel, *, batch_spec: Mapping[str, ArraySpec]) -> Tas
         batch_spec=batch_spec,
         pretrained=model.backbone.pretrained,
         no_decay=(r"/(bias|scale)$",),
+        frozen_dtype=model.backbone.frozen_dtype,
     )

@@ -133,7 +133,7 @@ def create_params(
         seed: of the initialisation; a parameter does not depend on which others are wanted.
 
     Returns:
-        A tree like `wanted`. Loaded frozen parameters keep the dtype of their file.
+        A tree like `wanted`. Loaded frozen parameters have `task.frozen_dtype`.
     """
     leaves = names.flatten(wanted)
     fresh = {name: leaf for name, leaf in leaves.items() if name not in pretrained}
@@ -149,6 +149,8 @@ def create_params(
         array = pretrained[name]
         if names.matches(name, task.trainable):
             array = np.asarray(array, np.float32)
+        elif task.frozen_dtype is not None:  # leaf by leaf: never a second copy of the whole tree
+            array = np.asarray(array).astype(task.frozen_dtype)
         created[name] = jax.device_put(array, leaves[name].sharding)
     return names.unflatten({name: created[name] for name in leaves})
 

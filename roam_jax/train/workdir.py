@@ -15,8 +15,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# Leaves that change what is written down, not what is computed.
-FREE_KEYS = ("train.log_every", "train.save_every", "train.eval_every", "train.keep")
+# Leaves that change what is written down or where things lie, not what is computed: what the files
+# hold is compared by fingerprint.
+FREE_KEYS = (
+    "train.log_every",
+    "train.save_every",
+    "train.eval_every",
+    "train.keep",
+    "backbone.path",
+    "data.root",
+    "data.text",
+)
 # The part of the provenance that must not change: what the data and the frozen weights are.
 FINGERPRINTS = "fingerprints"
 

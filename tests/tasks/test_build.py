@@ -5,10 +5,10 @@ import pytest
 from roam_jax.tasks.build import build
 
 
-def test_the_full_config_says_all_that_it_needs(bridge_config):
-    bridge_config.backbone.path = bridge_config.data.root = ""
+def test_the_full_config_says_all_that_it_needs(robot_config):
+    robot_config.backbone.path = robot_config.data.root = ""
     with pytest.raises(ValueError, match="(?s)backbone.path.*convert import.*data.root") as error:
-        build(bridge_config)
+        build(robot_config)
     assert "data.text" not in str(error.value)  # that one is given
 
 
@@ -24,19 +24,19 @@ def test_the_full_config_says_all_that_it_needs(bridge_config):
         ("decoder", "kind", "pool", "decoder.kind = 'pool'"),
     ],
 )
-def test_values_that_do_not_fit_are_refused(bridge_config, section, key, value, message):
-    bridge_config[section][key] = value
+def test_values_that_do_not_fit_are_refused(robot_config, section, key, value, message):
+    robot_config[section][key] = value
     with pytest.raises(ValueError, match=message):
-        build(bridge_config)
+        build(robot_config)
 
 
-def test_a_backbone_that_is_not_there_is_named(bridge_config, tmp_path):
-    bridge_config.backbone.path = str(tmp_path / "nothing")
+def test_a_backbone_that_is_not_there_is_named(robot_config, tmp_path):
+    robot_config.backbone.path = str(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="nothing"):
-        build(bridge_config)
+        build(robot_config)
 
 
-def test_text_of_another_size_is_refused(bridge_config, weights, tmp_path):
+def test_text_of_another_size_is_refused(robot_config, weights, tmp_path):
     import json
     import shutil
 
@@ -44,12 +44,12 @@ def test_text_of_another_size_is_refused(bridge_config, weights, tmp_path):
     config = tmp_path / "other" / "transformer" / "config.json"
     sizes = json.loads(config.read_text())
     config.write_text(json.dumps({**sizes, "max_text_seq_length": 226}))
-    bridge_config.backbone.path = str(tmp_path / "other")
+    robot_config.backbone.path = str(tmp_path / "other")
     with pytest.raises(ValueError, match=r"\(1, 512\), the backbone expects \(226, 512\)"):
-        build(bridge_config)
+        build(robot_config)
 
 
-def test_provenance_names_versions_and_fingerprints(bridge_config):
-    about = build(bridge_config).provenance()
-    assert set(about["fingerprints"]) == {"data", "transformer", "vae"}
+def test_provenance_names_versions_and_fingerprints(robot_config):
+    about = build(robot_config).provenance()
+    assert set(about["fingerprints"]) == {"data", "data/val", "transformer", "vae"}
     assert about["packages"]["jax"] not in ("", "not installed")

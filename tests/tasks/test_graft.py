@@ -17,9 +17,9 @@ from roam_jax.train.state import (
 
 
 @pytest.fixture
-def experiment(bridge_config):
-    bridge_config.data.encode_once = 0
-    return build(bridge_config)
+def experiment(robot_config):
+    robot_config.data.encode_once = 0
+    return build(robot_config)
 
 
 def make_params(experiment):
@@ -64,15 +64,15 @@ def test_actions_at_pure_noise_see_nothing_of_the_future(experiment):
     assert np.abs(past["actions"] - base["actions"]).max() > 1e-5
 
 
-def test_loss_is_the_weighted_sum_of_both_errors(experiment, bridge_config):
-    bridge_config.canvas.visual_weight, bridge_config.canvas.action_weight = 0.5, 2.0
-    bridge_config.loss.deploy_fraction = 0.75
-    experiment = build(bridge_config)
+def test_loss_is_the_weighted_sum_of_both_errors(experiment, robot_config):
+    robot_config.canvas.visual_weight, robot_config.canvas.action_weight = 0.5, 2.0
+    robot_config.loss.deploy_fraction = 0.75
+    experiment = build(robot_config)
     params, batch = make_params(experiment), first_batch(experiment)
     model, rng = experiment.model, jax.random.key(7)
     loss, metrics = jax.jit(model.loss, static_argnames="rounds")(params, batch, rng, rounds=1)
 
-    time_rng, noise_rng = jax.random.split(rng)
+    time_rng, noise_rng, _ = jax.random.split(rng, 3)
     timesteps = jax.random.randint(time_rng, (4,), 0, 1000).at[:3].set(999)
     noise = jax.random.normal(noise_rng, (4, experiment.time.latents, *model.backbone.latent_shape))
     outputs, _ = jax.jit(
@@ -113,9 +113,9 @@ def test_observed_frames_enter_clean(experiment):
         ("none", ("time_embedding", "norm_final", "norm_out", "proj_out", "patch_embed")),
     ],
 )
-def test_exactly_these_names_train(bridge_config, policy, prefixes):
-    bridge_config.freeze = policy
-    experiment = build(bridge_config)
+def test_exactly_these_names_train(robot_config, policy, prefixes):
+    robot_config.freeze = policy
+    experiment = build(robot_config)
     shapes = jax.eval_shape(experiment.task.init, jax.random.key(0))
     trainable, frozen = partition(shapes, experiment.task.trainable)
     for name in names.flatten(trainable):
@@ -127,11 +127,11 @@ def test_exactly_these_names_train(bridge_config, policy, prefixes):
         assert not name.startswith("blocks/loop/")
 
 
-def test_encoded_windows_give_the_same_loss(experiment, bridge_config):
+def test_encoded_windows_give_the_same_loss(experiment, robot_config):
     params = make_params(experiment)
     batch = first_batch(experiment)
-    bridge_config.data.encode_once = 256
-    encoded = build(bridge_config)
+    robot_config.data.encode_once = 256
+    encoded = build(robot_config)
     source = encoded.encoded(encoded.train)
     latents = [source[i] for i in range(4)]
     latents = {name: np.stack([w[name] for w in latents]) for name in latents[0]}
