@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from roam_jax.cogvideox.importing import import_diffusers
+from roam_jax.cogvideox.load import fingerprint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +64,17 @@ def _parser() -> argparse.ArgumentParser:
     add.set_defaults(run=_text)
 
     add = verbs.add_parser(
+        "prompts",
+        help="the distinct instructions of a robot dataset, one a line",
+        description="Writes what `convert text` wants for a dataset: every instruction of its "
+        "train and val splits once. A prompt's embedding takes 1.85 MB.",
+        epilog="example: python -m convert prompts --data bridge_dataset/1.0.0 --out prompts.txt",
+    )
+    add.add_argument("--data", type=pathlib.Path, required=True, metavar="ROOT")
+    add.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="new file")
+    add.set_defaults(run=_prompts)
+
+    add = verbs.add_parser(
         "export",
         help="a pretrained transformer or VAE as a diffusers directory",
         description="Writes what a run with train.task = video or vae trained, in float16.",
@@ -78,9 +90,10 @@ def _parser() -> argparse.ArgumentParser:
 def _import(args: argparse.Namespace) -> None:
     for name, manifest in import_diffusers(args.src, args.dst).items():
         dtypes = ", ".join(f"{count} {dtype}" for dtype, count in manifest.dtypes.items())
+        size = f"{manifest.bytes / 1e6:,.1f} MB"
         print(
             f"{args.dst / name}: {manifest.parameters:,} parameters in {manifest.tensors} tensors "
-            f"({dtypes}), {manifest.bytes / 1e6:,.1f} MB, fingerprint {manifest.fingerprint}"
+            f"({dtypes}), {size}, fingerprint {fingerprint(args.dst / name)}"
         )
 
 
@@ -88,9 +101,24 @@ def _text(args: argparse.Namespace) -> None:
     try:
         from convert.text import write_embeddings
     except ImportError as error:
-        raise ImportError(f"{error}; `pip install 'roam-jax[convert]'` installs it") from error
+        hint = "`pip install -e '.[convert]'` in the checkout installs it"
+        raise ImportError(f"{error}; {hint}") from error
     shape = write_embeddings(args.model, args.prompts, args.out, dtype=args.dtype)
     print(f"{args.out}: embeddings {shape} float16")
+
+
+def _prompts(args: argparse.Namespace) -> None:
+    from roam_jax.data.dataset import EpisodeReader
+
+    if args.out.exists():
+        raise FileExistsError(f"{args.out} exists: remove it, or choose another file")
+    readers = [EpisodeReader(args.data, split) for split in ("train", "val")]
+    prompts = sorted({header.instruction for reader in readers for header in reader.headers})
+    broken = [prompt for prompt in prompts if "\n" in prompt]
+    if broken:
+        raise ValueError(f"{args.data}: instruction {broken[0]!r} has more than one line")
+    args.out.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
+    print(f"{args.out}: {len(prompts)} prompts")
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -14,9 +14,8 @@ from roam_jax.tasks.build import Experiment
 from roam_jax.train import names
 from roam_jax.viz.batch import draw_windows
 
-# Adam keeps two float32 moments of each trained parameter.
-BYTES_TRAINED, BYTES_MOMENTS = 4, 8
-BYTES_FROZEN = 2
+# float32 value and gradient, and Adam's two float32 moments; frozen weights have 16 bits.
+BYTES_TRAINED, BYTES_FROZEN = 16, 2
 WINDOWS_DRAWN = 3
 
 
@@ -45,9 +44,9 @@ def describe_run(experiment: Experiment) -> Iterator[str]:
     counts = count_parameters(shapes, experiment.task.trainable)
     yield f"{'parameters':<12}{'':<9}{'count':>15}{'MiB':>11}"
     for (group, trains), count in sorted(counts.items()):
-        size = count * (BYTES_TRAINED + BYTES_MOMENTS if trains else BYTES_FROZEN) / 2**20
+        size = count * (BYTES_TRAINED if trains else BYTES_FROZEN) / 2**20
         yield f"  {group:<10}{'trained' if trains else 'frozen':<9}{count:>15,}{size:>11.1f}"
-    yield "  (trained: float32 with two moments; frozen: 16 bits)"
+    yield "  (trained: float32 with gradient and two moments; frozen: 16 bits)"
     for split in (experiment.train, experiment.val):
         about = split.describe()
         yield (

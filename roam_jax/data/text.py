@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 TENSOR = "embeddings"
 PROMPTS = "prompts"
+# Missing prompts that a message names.
+MISSING_NAMED = 20
 
 
 class TextEmbeddings:
@@ -63,7 +65,7 @@ class TextEmbeddings:
         return self._embeddings[row : row + 1][0].astype(np.float32)
 
     def require(self, prompts: Iterable[str]) -> None:
-        """Refuses prompts without an embedding, all of them in one message.
+        """Refuses prompts without an embedding, in one message that counts all and names some.
 
         Raises:
             ValueError: some prompt is missing.
@@ -71,13 +73,14 @@ class TextEmbeddings:
         missing = sorted(set(prompts) - self._row.keys())
         if missing:
             raise ValueError(
-                f"{self.path}: no embedding of {len(missing)} instructions: {missing}; "
+                f"{self.path}: no embedding of {len(missing)} instructions, such as "
+                f"{missing[:MISSING_NAMED]}; "
                 f"{_recipe(self.path)}"
             )
 
 
 def _recipe(path: pathlib.Path) -> str:
     return (
-        "write the instructions to a file, one a line, and run `python -m convert text "
+        "run `python -m convert prompts --data ROOT --out FILE`, then `python -m convert text "
         f"--model DIFFUSERS_DIR --prompts FILE --out {path}`"
     )

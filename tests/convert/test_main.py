@@ -8,6 +8,7 @@ import pytest
 from convert.__main__ import main
 from roam_jax.cogvideox.load import fingerprint
 from roam_jax.cogvideox.save import save_diffusers
+from roam_jax.data.dataset import EpisodeReader
 from tests.cogvideox.diffusers_models import TINY, random_params
 
 PROMPTS = ["pick up the red cube", "", "close the drawer"]
@@ -115,3 +116,15 @@ def test_text_names_what_is_missing(model, tmp_path, capsys):
     (tmp_path / "out.safetensors").write_text("mine")
     assert text(model, tmp_path, "a") == 1
     assert "out.safetensors exists" in capsys.readouterr().err
+
+
+def test_prompts_are_the_distinct_instructions_of_both_splits(tmp_path, robot_root, capsys):
+    out = tmp_path / "prompts.txt"
+    assert main(["prompts", "--data", str(robot_root), "--out", str(out)]) == 0
+    found = out.read_text().splitlines()
+    readers = [EpisodeReader(robot_root, split) for split in ("train", "val")]
+    assert found == sorted(
+        {reader[i].header.instruction for reader in readers for i in range(len(reader))}
+    )
+    assert main(["prompts", "--data", str(robot_root), "--out", str(out)]) != 0
+    assert "exists" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def test_all_missing_prompts_and_the_command_are_named(tmp_path, embeddings):
     text = TextEmbeddings(write(tmp_path / "text.safetensors", embeddings))
     text.require(PROMPTS)
     with pytest.raises(
-        ValueError, match=r"2 instructions: \['a', 'b'\]; .*-m convert text"
+        ValueError, match=r"2 instructions, such as \['a', 'b'\]; .*-m convert text"
     ) as error:
         text.require(["b", "turn lever", "a", "b"])
     assert f"--out {tmp_path / 'text.safetensors'}" in str(error.value)

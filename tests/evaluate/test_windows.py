@@ -44,18 +44,19 @@ def test_a_batch_holds_a_window(experiment):
 
 
 def test_noise_is_a_function_of_window_and_stream():
-    shape = (3, 16, 8, 8)
-    together = window_noise(np.arange(40, dtype=np.int32), 1, 200, 400, shape=shape)
-    alone = window_noise(np.array([17], np.int32), 1, 200, 400, shape=shape)
-    other = window_noise(np.array([17], np.int32), 2, 200, 400, shape=shape)
-    for ours, row in zip(together, alone, strict=True):
-        np.testing.assert_array_equal(ours[17:18], row)
-    timesteps, noise = map(np.asarray, together)
+    def draw(indices, stream, *span):
+        found = window_noise(np.array(indices, np.int32), stream, *span, shape=(3, 16, 8, 8))
+        return [np.asarray(array) for array in found]
+
+    timesteps, noise = draw(range(40), 1, 200, 400)
+    others = draw([17] * 40, 1, 200, 400)
+    np.testing.assert_array_equal(others[0], timesteps[17])
+    np.testing.assert_array_equal(others[1][5], noise[17])
     assert 200 <= timesteps.min() < 220 and 380 < timesteps.max() < 400
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
-    assert np.abs(np.corrcoef(noise[17].ravel(), np.asarray(other[1]).ravel())[0, 1]) < 0.06
-    fixed, _ = window_noise(np.arange(5, dtype=np.int32), 0, 999, 1000, shape=(1,))
+    fixed, other = draw(range(40), 0, 999, 1000)
     np.testing.assert_array_equal(fixed, 999)
+    assert abs(np.corrcoef(noise[17].ravel(), other[17].ravel())[0, 1]) < 0.06
 
 
 @pytest.mark.parametrize("buckets, sizes", [(1, {1000}), (5, {200}), (3, {333, 334})])

@@ -1,0 +1,62 @@
+"""The 2B graft, traced and never allocated: where its parameters go, and their bytes."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from roam_jax.cli.arguments import load_config
+from roam_jax.cogvideox.config import TransformerConfig
+from roam_jax.cogvideox.graft import trainable_patterns
+from roam_jax.cogvideox.vae_config import VAEConfig
+from roam_jax.contracts import ArraySpec, TimeSpec
+from roam_jax.tasks.backbone import Backbone
+from roam_jax.tasks.graft import SHARDING_RULES, graft_model
+from roam_jax.train import names
+from roam_jax.train.sharding import match_rules
+
+FSDP = 8
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    config = load_config("configs/bridge_3loop.py")
+    backbone = Backbone(TransformerConfig(), VAEConfig(), config.data.image_size)
+    time = TimeSpec(config.data.frames, config.canvas.t_current)
+    model = graft_model(config, backbone=backbone, time=time)
+    spec = {"text": ArraySpec((8, 226, 4096), np.dtype(np.float32))}
+    tree = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
+    return names.flatten(tree)
+
+
+def test_every_large_matrix_is_split_over_fsdp(shapes):
+    specs = match_rules(
+        SHARDING_RULES, names.unflatten(shapes), axis_sizes={"data": 1, "fsdp": FSDP}
+    )
+    specs = names.flatten(specs)
+    assert specs["blocks/ff/up/kernel"] == PartitionSpec(None, None, "fsdp")
+    assert specs["blocks/ff/down/kernel"] == PartitionSpec(None, "fsdp")
+    assert specs["blocks/norm1/linear/kernel"] == PartitionSpec(None, None, "fsdp")
+    assert specs["blocks/loop/gate"] == specs["blocks/norm1/norm/scale"] == PartitionSpec()
+    whole = [n for n, spec in specs.items() if spec == PartitionSpec() and not n.startswith("vae/")]
+    assert sum(shapes[name].size for name in whole) < 6e6
+
+
+@pytest.mark.parametrize(
+    "policy, trained", [("full", 345_690), ("half", 3_692_442), ("none", 11_683_482)]
+)
+def test_bytes_a_device(shapes, policy, trained):
+    specs = names.flatten(
+        match_rules(SHARDING_RULES, names.unflatten(shapes), axis_sizes={"data": 1, "fsdp": FSDP})
+    )
+    patterns = trainable_patterns(policy)
+    backbone = {n: x for n, x in shapes.items() if not n.startswith(("graft/", "vae/"))}
+    assert sum(x.size for n, x in backbone.items() if names.matches(n, patterns)) == trained
+    total = 0
+    for name, leaf in shapes.items():
+        share = FSDP if "fsdp" in specs[name] else 1
+        width = 12 if names.matches(name, patterns) else 2  # value and two moments, or bfloat16
+        total += leaf.size * width / share
+    # 1.69 B frozen parameters of 2 bytes over 8 devices, and a whole VAE on each.
+    frozen = (1_693_783_872 / FSDP + 215_583_907) * 2
+    assert frozen < total < frozen + 12 * trained + 50e6
