@@ -15,6 +15,8 @@ from roam_jax.train.state import (
     partition,
 )
 
+OUTPUT_SIDE = ("time_embedding", "norm_final", "norm_out", "proj_out")
+
 
 @pytest.fixture
 def experiment(robot_config):
@@ -33,8 +35,15 @@ def make_params(experiment):
     return params
 
 
-def first_batch(experiment):
+def first_batch(experiment, *, encoded=False):
+    """Four windows; `encoded` with latents that no VAE had to make."""
     windows = [experiment.train[i] for i in range(4)]
+    if encoded:
+        rng, time = np.random.default_rng(0), experiment.time
+        for window in windows:
+            del window["frames"]
+            latents = rng.standard_normal((time.latents, 16, 8, 8)).astype(np.float32)
+            window |= {"observed_latents": latents[: time.t_current], "target_latents": latents}
     return {name: np.stack([w[name] for w in windows]) for name in windows[0]}
 
 
@@ -105,12 +114,39 @@ def test_observed_frames_enter_clean(experiment):
     np.testing.assert_allclose(outputs["noisy"][:, : time.t_current], seen, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind, t_current, predicted", [("pooled", 2, 1), ("tokens", 1, 8)])
+def test_other_decoders_and_windows_without_past_actions(robot_config, kind, t_current, predicted):
+    robot_config.decoder.kind, robot_config.canvas.t_current = kind, t_current
+    experiment = build(robot_config)
+    params, batch = make_params(experiment), first_batch(experiment, encoded=True)
+    model, rng = experiment.model, jax.random.key(0)
+    grads, metrics = jax.jit(jax.grad(model.loss, has_aux=True), static_argnums=3)(
+        params, batch, rng, 2
+    )
+    assert (np.abs(grads["blocks"]["loop"]["gate"][:, 0]) > 0).all()
+    outputs, _ = jax.jit(
+        lambda: model.predict(
+            params,
+            batch,
+            timesteps=jnp.full(4, 999),
+            noise=jnp.zeros((4, 3, 16, 8, 8)),
+            rounds=2,
+        )
+    )()
+    assert outputs["actions"].shape == (4, predicted, 7)
+    error = np.asarray(outputs["actions"]) - batch["action_chunk"][:, :predicted]
+    found = model.action_error(outputs, batch)
+    np.testing.assert_allclose(found, np.mean(error**2, axis=(1, 2)), rtol=1e-5)
+    assert np.isfinite(float(metrics["loss/action"]))
+
+
 @pytest.mark.parametrize(
     "policy, prefixes",
     [
         ("full", ()),
-        ("half", ("time_embedding", "norm_final", "norm_out", "proj_out")),
-        ("none", ("time_embedding", "norm_final", "norm_out", "proj_out", "patch_embed")),
+        ("half", OUTPUT_SIDE),
+        ("none", (*OUTPUT_SIDE, "patch_embed")),
+        ("unfrozen", (*OUTPUT_SIDE, "patch_embed", "blocks")),
     ],
 )
 def test_exactly_these_names_train(robot_config, policy, prefixes):
@@ -120,11 +156,9 @@ def test_exactly_these_names_train(robot_config, policy, prefixes):
     trainable, frozen = partition(shapes, experiment.task.trainable)
     for name in names.flatten(trainable):
         assert name.startswith(("graft/", "blocks/loop/", *(f"{p}/" for p in prefixes)))
+    allowed = {"vae", "blocks", "patch_embed", *OUTPUT_SIDE} - set(prefixes)
     for name in names.flatten(frozen):
-        assert name.split("/")[0] in {"vae", "blocks", "patch_embed", "time_embedding"} | {
-            "norm_final", "norm_out", "proj_out"
-        } - set(prefixes)  # fmt: skip
-        assert not name.startswith("blocks/loop/")
+        assert name.split("/")[0] in allowed and not name.startswith("blocks/loop/")
 
 
 def test_encoded_windows_give_the_same_loss(experiment, robot_config):
