@@ -3,8 +3,12 @@
 import os
 import pathlib
 
-# Eight fake CPU devices, for the sharding tests; must be set before JAX starts.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Eight fake CPU devices, for the sharding tests, and quick compiles, which are most of the suite's
+# time; must be set before JAX starts.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxtyping import install_import_hook

@@ -27,14 +27,16 @@ def test_errors_equal_a_direct_computation(video, params, tmp_path):
     evaluation = PretrainingEvaluation(video)
     report = evaluation.report(params, rounds=())
 
-    encode = jax.jit(lambda frames: model.backbone.encode(params["vae"], frames, video.time))
     apply = jax.jit(model.module.apply)
     backbone = {name: value for name, value in params.items() if name != "vae"}
     errors = {"continued": np.zeros((4, 2)), "generated": np.zeros((4, 2))}
     zeros = {mode: found.copy() for mode, found in errors.items()}
     for index in range(4):
         window = video.val[index]
-        seen, clean = (np.asarray(x, np.float64) for x in encode(window["frames"][None]))
+        seen, clean = (
+            np.asarray(x, np.float64)
+            for x in evaluation._encode(params["vae"], window["frames"][None])
+        )
         for b, span in enumerate([(0, 500), (500, 1000)]):
             t, noise = window_noise(
                 np.array([index], np.int32), 1 + b, *span, shape=clean.shape[1:]
