@@ -157,6 +157,7 @@ def evaluate_workdir(
     report = _report(experiment, evaluation, params, rounds)
     report = {"step": step, **report, "overrides": changed, **_origin(experiment)}
     path = folder.path / "eval" / f"{step}.json"
+    path.parent.mkdir(exist_ok=True)
     evaluation.draw(params, report["splits"], path.with_suffix(""), rounds=rounds)
     write_atomically(path, json.dumps(report, indent=1) + "\n")
     return path

@@ -54,6 +54,9 @@ def seen(monkeypatch):
             moved = params["blocks"]["loop"]["gate"]
             return {"val": {"gate": np.asarray(moved).tolist()}}
 
+        def metrics(self, params):
+            return {}
+
         def draw(self, params, splits, prefix, *, rounds):
             pass
 
