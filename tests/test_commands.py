@@ -105,7 +105,7 @@ def test_a_workdir_of_another_config_is_refused(workdir, options, capsys):
     [
         (["--config.data.root=nowhere"], "nowhere"),
         (["--config.data.camera=image_8"], "image_8"),
-        (["--config.data.frames=13", "--config.canvas.t_current=2"], "no window left"),
+        (["--config.data.frames=41"], "no window left"),
         (["--config.mesh.fsdp=3"], "mesh.fsdp = 3"),
         (["--config.train.batch_size=4"], "batch"),
         (["--config.freeze=everything"], "freeze = 'everything'"),
@@ -126,9 +126,9 @@ def test_bad_input_ends_with_one_message_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_damaged_records_are_named_with_their_byte(options, robot_root, damage, tmp_path, capsys):
+def test_damaged_records_are_named_with_their_byte(options, bridge_root, damage, tmp_path, capsys):
     root = tmp_path / "bridge_dataset" / "1.0.0"
-    shutil.copytree(robot_root, root)
+    shutil.copytree(bridge_root, root)
     shard = next(root.glob("*train*"))
     shard.chmod(0o600)
     data = bytearray(shard.read_bytes())

@@ -156,7 +156,7 @@ def test_text_from_a_file(toy, tmp_path):
     np.testing.assert_array_equal(source[0]["text"], embeddings[1].astype(np.float32))
     np.testing.assert_array_equal(source[6]["text"], embeddings[0].astype(np.float32))
     save_file({"embeddings": embeddings[:1]}, path, metadata={"prompts": json.dumps(prompts[:1])})
-    with pytest.raises(ValueError, match=r"2 instructions: \['do thing 0', 'do thing 2'\]"):
+    with pytest.raises(ValueError, match=r"2 instructions, such as \['do thing 0', 'do thing 2'\]"):
         open_windows(toy, text=path)
 
 

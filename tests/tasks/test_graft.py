@@ -161,7 +161,7 @@ def test_exactly_these_names_train(robot_config, policy, prefixes):
         assert name.split("/")[0] in allowed and not name.startswith("blocks/loop/")
 
 
-def test_encoded_windows_give_the_same_loss(experiment, robot_config):
+def test_encoded_windows_give_the_same_loss(experiment, robot_config, bridge_root):
     params = make_params(experiment)
     batch = first_batch(experiment)
     robot_config.data.encode_once = 256

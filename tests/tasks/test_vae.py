@@ -104,7 +104,7 @@ def test_recolouring_is_one_affine_map_of_colours_a_clip():
         assert np.abs(np.linalg.det(fit[:3])) > 1e-3
 
 
-def test_task_trains_every_parameter_and_refuses_frames_that_do_not_come_back():
+def test_task_trains_every_parameter_and_refuses_other_clips():
     from configs import tiny_vae
 
     config = tiny_vae.get_config()
@@ -113,8 +113,20 @@ def test_task_trains_every_parameter_and_refuses_frames_that_do_not_come_back():
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) * 2 < 2e6
     assert model.config == TINY
-    config.data.frames = 8
-    with pytest.raises(ValueError, match=r"data.frames = 8: expected 4n \+ 1"):
+    config.data.clip_frames = 5
+    with pytest.raises(ValueError, match="data.clip_frames = 5: expected 1 or data.frames = 9"):
         vae_task(config, batch_spec={})
     with pytest.raises(ValueError, match="no variant 'big'"):
         tiny_vae.get_config("big")
+
+
+def test_single_frames_are_clips_of_their_own():
+    frames = jnp.asarray(random_frames((2, 9, 40, 40, 3)))
+    apart = VAEModel(SMALL.config, single_frames=True)
+    params = jax.jit(SMALL.init)(jax.random.key(0))
+    flat = frames[:, ::4].reshape(6, 1, 40, 40, 3)
+    loss = [
+        jax.jit(model.loss, static_argnums=3)(params, {"frames": x}, jax.random.key(1), 1)[0]
+        for model, x in ((apart, frames), (SMALL, flat))
+    ]
+    np.testing.assert_allclose(*loss, rtol=1e-5)
