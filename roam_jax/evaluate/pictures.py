@@ -17,7 +17,7 @@ from roam_jax.viz.actions import draw_action_chunks
 from roam_jax.viz.frames import draw_frame_strips
 
 # Windows of a picture.
-PICTURED = 4
+PICTURED = 3
 
 
 def window_titles(

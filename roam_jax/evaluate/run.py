@@ -31,6 +31,8 @@ __all__ = ["evaluate_experiment", "evaluate_workdir", "format_report", "make_eva
 
 # Key of the provenance: scaling of the actions that the run was trained with.
 STATISTICS = "action_statistics"
+# Where fingerprinted inputs other than weights come from.
+INPUTS = {"data": "data.root", "text": "data.text"}
 # What may differ from the run's own config: where things are, how much is measured, on what.
 FREE_SECTIONS = ("eval.", "mesh.")
 FREE_KEYS = ("backbone.path", "data.root", "data.text", "data.encode_once")
@@ -207,16 +209,16 @@ def _with_statistics(
 def _check_fingerprints(
     experiment: Experiment, trained: Mapping[str, str], changed: Mapping[str, str]
 ) -> None:
-    """Refuses other weights than the run's, and other data unless it was asked for."""
-    keys = {"data": "data.root", "data/val": "data.root", "text": "data.text"}
+    """Refuses other weights than the run's, and other data or text unless it was asked for."""
     for name, expected in trained.items():
-        key = keys.get(name, "backbone.path")
+        kind = name.split("/")[0]
+        key = INPUTS.get(kind, "backbone.path")
         found = experiment.fingerprints.get(name)
-        if found == expected or (key == "data.root" and key in changed):
+        if found == expected or (kind in INPUTS and {"data.root", key} & changed.keys()):
             continue
-        what = name if name in keys else f"frozen weights {name!r}"
+        what = name if kind in INPUTS else f"frozen weights {name!r}"
         section, leaf = key.split(".")
         raise ValueError(
-            f"{what} at {key} = {experiment.config[section][leaf]} have fingerprint {found}, the "
-            f"run was trained with {expected}; give the right ones by --config.{key}=..."
+            f"{what} at {key} = {experiment.config[section][leaf]} has fingerprint {found}, the "
+            f"run was trained with {expected}; give the right one by --config.{key}=..."
         )

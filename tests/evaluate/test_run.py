@@ -144,9 +144,26 @@ def test_changed_data_is_refused(workdir, seen):
     saved = json.loads((workdir / "config.json").read_text())
     saved["provenance"]["fingerprints"]["data"] = "0" * 64
     (workdir / "config.json").write_text(json.dumps(saved))
-    with pytest.raises(ValueError, match="data at data.root = .* have fingerprint .* 0000"):
+    with pytest.raises(ValueError, match="data at data.root = .* has fingerprint .* 0000"):
         evaluate_workdir(workdir)
     assert not (workdir / "eval").exists()
+
+
+@pytest.mark.parametrize(
+    "name, allowed, key",
+    [
+        ("data/val", "data.root", "data.root"),
+        ("text", "data.text", "data.text"),
+        ("text", "data.root", "data.text"),
+        ("vae", None, "backbone.path"),
+    ],
+)
+def test_only_data_and_text_may_be_others_where_that_was_asked_for(experiment, name, allowed, key):
+    trained = {**experiment.fingerprints, name: "0123"}
+    with pytest.raises(ValueError, match=f"{name}.* at {key} = .* was trained with 0123"):
+        run_module._check_fingerprints(experiment, trained, {"eval.windows": "64 -> 1"})
+    if allowed:
+        run_module._check_fingerprints(experiment, trained, {allowed: "here -> there"})
 
 
 @pytest.mark.parametrize("argument", ["loop.rounds=3", "canvas.t_current=1", "data.frames=5"])
