@@ -46,12 +46,12 @@ class GraftEvaluation:
         self._buckets = timestep_buckets(experiment.model.schedule.steps, self._settings.buckets)
 
     def rounds(self, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
-        """The numbers of rounds to measure, in order; None = 1 to the trained number.
+        """The numbers of rounds to measure, in order; none given = 1 to the trained number.
 
         Raises:
             ValueError: a number that the weights were not trained for.
         """
-        if wanted is None:
+        if not wanted:
             return tuple(range(1, self._trained_rounds + 1))
         for number in wanted:
             check_rounds(number, trained=self._trained_rounds)

@@ -112,7 +112,7 @@ def test_one_compilation_for_each_number_of_rounds(report, evaluation):
 
 
 def test_rounds_that_were_not_trained_are_refused(evaluation):
-    assert evaluation.rounds(None) == (1, 2)
+    assert evaluation.rounds(None) == evaluation.rounds(()) == (1, 2)
     assert evaluation.rounds((2, 1, 2)) == (1, 2)
     for wrong in (3, 0):
         with pytest.raises(ValueError, match=f"rounds = {wrong}"):
