@@ -29,8 +29,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.backbone.path = "tiny"
         config.optim.lr = 3e-3
         config.optim.warmup_steps = 20
-        config.train.steps = 120
-        config.train.save_every = 60
+        config.train.steps = 280
+        config.train.save_every = 70
     elif variant == "":
         config.data.root = ""
         config.data.text = ""

@@ -152,7 +152,7 @@ def _mesh() -> ml_collections.ConfigDict:
 
 def _eval() -> ml_collections.ConfigDict:
     evaluation = ml_collections.ConfigDict()
-    # Validation windows that are measured, spread evenly over the split; 0 = all.
+    # Windows of each split that are measured, spread evenly over it; 0 = all.
     evaluation.windows = 64
     evaluation.batch_size = 8
     # Equal buckets of timesteps for the v-prediction loss.
