@@ -10,6 +10,7 @@ import numpy as np
 
 from roam_jax.contracts import ACTION_NAMES, Params
 from roam_jax.data.loader import make_loader
+from roam_jax.evaluate.pictures import window_titles
 from roam_jax.tasks.build import Experiment
 from roam_jax.train import names
 from roam_jax.viz.batch import draw_windows
@@ -76,15 +77,11 @@ def draw_first_batch(experiment: Experiment, picture: pathlib.Path) -> None:
     train, config = experiment.train, experiment.config
     loader = make_loader(train, batch_size=config.train.batch_size, seed=config.seed)
     batch = {name: values[:WINDOWS_DRAWN] for name, values in next(loader).items()}
-    headers = [train.reader.headers[episode] for episode in batch["episode"]]
     draw_windows(
         picture,
         frames=batch["frames"],
         actions=np.concatenate([batch["past_actions"], batch["action_chunk"]], axis=1),
         observed=experiment.time.observed_frames,
         names=ACTION_NAMES,
-        titles=[
-            f"{header.instruction!r}, from step {start} of {header.name}"
-            for header, start in zip(headers, batch["start"], strict=True)
-        ],
+        titles=window_titles(train, batch["episode"], batch["start"]),
     )

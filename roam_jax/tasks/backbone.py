@@ -96,7 +96,7 @@ class Backbone:
         The observed frames are encoded without any later frame, because the encoder's GroupNorm
         would carry the future into them.
         """
-        video = jnp.moveaxis(frames.astype(jnp.float32) / 127.5 - 1, -1, 1)
+        video = to_video(frames)
         observed = self._encode_video(vae_params, video[:, :, : time.observed_frames])
         return observed, self._encode_video(vae_params, video)
 
@@ -123,6 +123,11 @@ class Backbone:
         """Hashes of the pretrained weights, by network."""
         paths = {"transformer": self.transformer_path, "vae": self.vae_path}
         return {part: fingerprint(p / part) for part, p in paths.items() if p is not None}
+
+
+def to_video(frames: UInt8[Array, "B T H W 3"]) -> Float[Array, "B 3 T H W"]:
+    """Pixels 0..255 to the VAE's [-1, 1], in its axis order."""
+    return jnp.moveaxis(frames.astype(jnp.float32) / 127.5 - 1, -1, 1)
 
 
 def open_backbone(path: str, *, image_size: int) -> Backbone:

@@ -24,7 +24,7 @@ from roam_jax.cogvideox.load import load_vae
 from roam_jax.cogvideox.vae import VAE
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import FRAMES_PER_LATENT, ArraySpec, Batch, Params, Task
-from roam_jax.tasks.backbone import weights_folder
+from roam_jax.tasks.backbone import to_video, weights_folder
 
 # 0.69 M parameters, 1.4 MB in float16. Few channels at full resolution, where all the time goes.
 TINY = VAEConfig(
@@ -146,11 +146,6 @@ def vae_task(
         no_decay=NO_DECAY,
     )
     return model, task
-
-
-def to_video(frames: UInt8[Array, "B T H W 3"]) -> Float[Array, "B 3 T H W"]:
-    """Pixels 0..255 to the VAE's [-1, 1], in its axis order."""
-    return rearrange(frames / 127.5 - 1.0, "B T H W C -> B C T H W")
 
 
 def augment(video: Float[Array, "B 3 T H W"], rng: jax.Array) -> Float[Array, "B 3 T h w"]:

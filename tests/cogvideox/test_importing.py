@@ -13,17 +13,6 @@ from tests.cogvideox.diffusers_models import TINY, random_transformer
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def torch():
-    pytest.importorskip("diffusers")
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="module")
-def model(torch):
-    return random_transformer(TINY)
-
-
 @pytest.fixture
 def src(model, tmp_path):
     """A diffusers directory with the transformer alone."""

@@ -17,7 +17,6 @@ from roam_jax.cogvideox.transformer import Transformer
 from tests.cogvideox.diffusers_models import (
     TINY,
     our_params,
-    random_transformer,
     relative_error,
     state,
 )
@@ -26,17 +25,6 @@ PARITY = 1e-6
 # Shared, so that tests at the same sizes compile once.
 APPLY = jax.jit(Transformer(TINY).apply)
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "transformer.npz"
-
-
-@pytest.fixture(scope="module")
-def torch():
-    pytest.importorskip("diffusers")
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="module")
-def model(torch):
-    return random_transformer(TINY)
 
 
 @pytest.fixture(scope="module")
