@@ -87,6 +87,8 @@ def _loop() -> ml_collections.ConfigDict:
     loop.rounds = 3
     # identity | sigmoid | off; see docs/graft.md.
     loop.gate = "identity"
+    # round: one gate a round and block; token: one for each token as well.
+    loop.gate_scope = "round"
     return loop
 
 

@@ -57,11 +57,13 @@ class GraftConfig:
     Args:
         rounds: trained number of rounds.
         gate: identity | sigmoid | off.
+        gate_scope: round | token.
         decoder: tokens | pooled.
     """
 
     rounds: int
     gate: str = "identity"
+    gate_scope: str = "round"
     decoder: str = "tokens"
 
     def __post_init__(self):
@@ -134,6 +136,7 @@ class GraftedTransformer(nn.Module):
             make_block=lambda: Block(self.config, dtype=self.dtype),
             call=_call_block,
             gate=self.graft_config.gate,
+            gate_scope=self.graft_config.gate_scope,
             trained_rounds=self.graft_config.rounds,
             width=self.config.width,
             streams=STREAMS,
@@ -150,6 +153,7 @@ class GraftedTransformer(nn.Module):
         past_actions: Float[Array, "B P A"],
         *,
         rounds: int,
+        extrapolate: str | None = None,
     ) -> tuple[dict[str, Array], dict]:
         """Predicts velocity and actions.
 
@@ -159,6 +163,7 @@ class GraftedTransformer(nn.Module):
             timesteps: diffusion step of each row, 0..999.
             past_actions: observed actions, normalised; (B, 0, 7) with `t_current` = 1.
             rounds: static number of rounds.
+            extrapolate: static; "last" allows more rounds than were trained.
 
         Returns:
             {"velocity": (B, F, C, H, W), "actions": (B, P or 1, 7)} and, as intermediates, the
@@ -172,7 +177,7 @@ class GraftedTransformer(nn.Module):
         table = self._table() if cells else None
 
         def block(looped: LoopedBlock, state: Streams, _):
-            return looped(state, temb, table, rounds=rounds)
+            return looped(state, temb, table, rounds=rounds, extrapolate=extrapolate)
 
         scanned = nn.scan(
             block,

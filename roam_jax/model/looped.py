@@ -1,24 +1,30 @@
 """Weight-tied loops: one block applied for several rounds.
 
-Between rounds the block sees a round embedding, and a gate decides how far the state moves. Depth
-is scanned outside with parameters stacked on axis 0; rounds are scanned here with the block's
-parameters broadcast, only the round's rows scanned, and rematerialisation inside the scan, so that
-memory hardly grows with the number of rounds.
+Between rounds the block sees a round embedding, and a gate decides how far the state moves: one
+number a round, or one for each token. Depth is scanned outside with parameters stacked on axis 0;
+rounds are scanned here with the block's parameters broadcast, only the round's rows scanned, and
+rematerialisation inside the scan, so that memory hardly grows with the number of rounds.
 
 Source: looped attention of ROAM / canvas-engineering (`looped_block.py`), whose rule is the gate
-`sigmoid`; `identity` keeps a pretrained block's function at initialisation.
+`sigmoid` with one number a round; `identity` keeps a pretrained block's function at initialisation.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 GATES = ("identity", "sigmoid", "off")
+GATE_SCOPES = ("round", "token")
+# What may stand in for rounds without parameters: the last row.
+EXTRAPOLATIONS = ("last",)
+LAYER_NORM_EPSILON = 1e-5
 Streams = dict[str, Array]
 # What `LoopedBlock` reports for every round and stream.
 MEASURES = ("gated_step", "residual", "cosine")
@@ -31,28 +37,49 @@ class LoopRows(nn.Module):
         rounds: trained number of rounds R.
         width: width D of the streams.
         streams: names of the streams, in the order of their parameters.
+        gate_scope: one of `GATE_SCOPES`.
     """
 
     rounds: int
     width: int
     streams: tuple[str, ...]
+    gate_scope: str
 
     @nn.compact
     def __call__(self) -> dict[str, Array]:
-        """Gate "gate" (R,) and, for each stream, its embedding (R, D)."""
+        """Gate "gate" (R,), for each stream its embedding (R, D), and "token" (R, D) if so scoped.
+
+        The token weights of a round are shared by all streams.
+        """
+        tables = (*self.streams, "token") if self.gate_scope == "token" else self.streams
         zeros = nn.initializers.zeros_init()
         rows = {"gate": self.param("gate", zeros, (self.rounds,), jnp.float32)}
-        for name in self.streams:
+        for name in tables:
             rows[name] = self.param(name, zeros, (self.rounds, self.width), jnp.float32)
         return rows
 
 
-def step_size(gate: str, value: Float[Array, ""], round_index: Array) -> Array:
-    """Share of the block's update that a round takes, from its gate parameter.
+def gate_value(row: dict[str, Array], state: Float[Array, "B N D"]) -> Array:
+    """The gate a_r () of a round or, with token weights w_r, a_r + w_r . LN(h) (B, N, 1).
+
+    Args:
+        row: one round's parameters, from `LoopRows`.
+        state: h, before the round embedding is added.
+    """
+    if "token" not in row:
+        return row["gate"]
+    centred = state - state.mean(axis=-1, keepdims=True)
+    deviation = jnp.sqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    # A sum, not a matrix product, whose operands accelerators round.
+    return row["gate"] + jnp.sum(centred / deviation * row["token"], axis=-1, keepdims=True)
+
+
+def step_size(gate: str, value: Float[Array, "*shape"], round_index: Array) -> Array:
+    """Share of the block's update that a round takes, from its gate.
 
     Args:
         gate: identity: 1 + a in the first round, a later; sigmoid: sigmoid(a); off: 1.
-        value: the gate parameter a_r.
+        value: the gate a, from `gate_value`.
         round_index: 0 for the first round.
     """
     if gate == "identity":
@@ -74,6 +101,7 @@ class LoopedBlock(nn.Module):
         trained_rounds: number of rounds R that have parameters.
         width: width D of the streams.
         streams: names of the streams.
+        gate_scope: round: one gate a round; token: one for each token as well.
     """
 
     make_block: Callable[[], nn.Module]
@@ -82,38 +110,45 @@ class LoopedBlock(nn.Module):
     trained_rounds: int
     width: int
     streams: tuple[str, ...]
+    gate_scope: str = "round"
 
     def setup(self):
         """Declares the block's parameters at this level, and the loop rows."""
-        if self.gate not in GATES:
-            raise ValueError(f"loop.gate = {self.gate!r}: expected one of {', '.join(GATES)}")
+        check_gate(self.gate, self.gate_scope)
         self.block = self.make_block()
         nn.share_scope(self, self.block)
-        self.loop = LoopRows(self.trained_rounds, self.width, self.streams)
+        self.loop = LoopRows(self.trained_rounds, self.width, self.streams, self.gate_scope)
 
-    def __call__(self, streams: Streams, *args, rounds: int) -> tuple[Streams, dict]:
+    def __call__(
+        self, streams: Streams, *args, rounds: int, extrapolate: str | None = None
+    ) -> tuple[Streams, dict]:
         """Applies the block `rounds` times.
-
-        Rounds beyond the trained number are refused by `check_rounds`, where users ask for them.
 
         Args:
             streams: name -> (B, N, D), float32: the small steps of barely open gates would be lost
                 in bfloat16, whatever the block computes in.
             *args: passed on to `call`, the same in every round.
             rounds: static number of rounds.
+            extrapolate: static; "last" lets rounds above the trained number use the last row.
 
         Returns:
-            The streams, and the measures of DESIGN: measure -> stream -> (rounds,) float32.
+            The streams, and their `MEASURES`: measure -> stream -> (rounds,) float32.
+
+        Raises:
+            ValueError: see `check_rounds`.
         """
-        check_rounds(rounds, trained=self.trained_rounds)
-        rows = jax.tree.map(lambda row: row[:rounds], self.loop())
+        check_rounds(rounds, trained=self.trained_rounds, extrapolate=extrapolate)
+        used = np.minimum(np.arange(rounds), self.trained_rounds - 1)
+        rows = jax.tree.map(lambda row: row[used], self.loop())
 
         def one_round(block: nn.Module, state: Streams, row: tuple[dict, Array]):
             row, round_index = row
             moved = {n: x + row[n] for n, x in state.items()}
             out = self.call(block, moved, *args)
-            size = step_size(self.gate, row["gate"], round_index)
-            new = {n: _advance(state[n], out[n], size) for n in state}
+            sizes = {
+                n: step_size(self.gate, gate_value(row, x), round_index) for n, x in state.items()
+            }
+            new = {n: _advance(state[n], out[n], sizes[n]) for n in state}
             return new, _measures(state, out, new)
 
         scanned = nn.scan(
@@ -146,15 +181,44 @@ def _measures(state: Streams, out: Streams, new: Streams) -> dict:
     return {m: {n: values[n][i] for n in values} for i, m in enumerate(MEASURES)}
 
 
-def check_rounds(rounds: int, *, trained: int) -> None:
-    """Refuses round counts that the weights were not trained for.
+def check_gate(gate: str, gate_scope: str) -> None:
+    """Refuses gates that do not exist.
 
     Raises:
-        ValueError: below 1, or above `trained`.
+        ValueError: no such gate or scope (names the nearest), or a scope without a gate.
     """
+    for leaf, value, known in (("gate", gate, GATES), ("gate_scope", gate_scope, GATE_SCOPES)):
+        if value not in known:
+            near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"loop.{leaf} = {value!r}: expected one of {', '.join(known)}; did you mean {near}?"
+            )
+    if gate == "off" and gate_scope == "token":
+        raise ValueError(
+            "loop.gate_scope = 'token' with loop.gate = 'off': there is no gate to shift by token; "
+            "expected loop.gate_scope = 'round', or a gate"
+        )
+
+
+def check_rounds(rounds: int, *, trained: int, extrapolate: str | None = None) -> None:
+    """Refuses round counts that the weights were not trained for.
+
+    Args:
+        rounds: the number asked for.
+        trained: the number that has parameters.
+        extrapolate: None, or one of `EXTRAPOLATIONS`, which allows any number.
+
+    Raises:
+        ValueError: below 1, above `trained` without `extrapolate`, or no such extrapolation.
+    """
+    if extrapolate is not None and extrapolate not in EXTRAPOLATIONS:
+        raise ValueError(
+            f"extrapolate = {extrapolate!r}: expected one of {', '.join(EXTRAPOLATIONS)}, or none"
+        )
     if rounds < 1:
         raise ValueError(f"rounds = {rounds}: expected at least 1")
-    if rounds > trained:
+    if rounds > trained and extrapolate is None:
         raise ValueError(
-            f"rounds = {rounds}: trained with loop.rounds = {trained}; ask for 1..{trained}"
+            f"rounds = {rounds}: trained with loop.rounds = {trained}; ask for 1..{trained}, or "
+            "reuse the last round's parameters (--extrapolate last)"
         )

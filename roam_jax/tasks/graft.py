@@ -73,6 +73,7 @@ class GraftModel:
         timesteps: Array,
         noise: Float[Array, "B F C H W"],
         rounds: int,
+        extrapolate: str | None = None,
     ) -> tuple[dict[str, Array], dict]:
         """Model outputs on a batch whose future is noised to `timesteps`.
 
@@ -91,6 +92,7 @@ class GraftModel:
             timesteps,
             jnp.asarray(batch["past_actions"]),
             rounds=rounds,
+            extrapolate=extrapolate,
         )
         outputs = {name: value.astype(jnp.float32) for name, value in outputs.items()}
         target = self.schedule.velocity(clean, noise, timesteps)
@@ -147,7 +149,10 @@ def graft_model(
     module = GraftedTransformer(
         config=sizes,
         graft_config=GraftConfig(
-            rounds=config.loop.rounds, gate=config.loop.gate, decoder=config.decoder.kind
+            rounds=config.loop.rounds,
+            gate=config.loop.gate,
+            gate_scope=config.loop.gate_scope,
+            decoder=config.decoder.kind,
         ),
         layout=layout,
         topology=graft_topology(layout, backbone_reads_new=reads_new),
