@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 ACTION_DIM = 7
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 ACTION_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
+# Robot state, one row a camera step, in the order in which RLDS stores it.
+PROPRIO_DIM = 7
+PROPRIO_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+PROPRIO_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
+REWARD_DIM = 1
+# Both share their places: position, three angles, gripper.
+ANGLES = slice(3, 6)
 GRIPPER = 6
 # Environment frames that share one latent frame, after the first (the VAE's temporal factor).
 FRAMES_PER_LATENT = 4
@@ -97,6 +104,14 @@ class Batch(TypedDict, total=False):
     |                 |                    |         | 0.5 (undecided) or 1 by a forward scan      |
     | action_chunk    | (B, P, 7)          | float32 | pose in [-1, 1] by q01/q99, gripper 0 or 1  |
     |                 |                    |         | by the backward scan; targets only          |
+    | observed_proprio| (B, t_current, 7)  | float32 | robot state at frames 0, 4, ..: pose in     |
+    |                 |                    |         | [-1, 1] by q01/q99, gripper opening 0..1    |
+    | future_proprio  | (B, F - t_current, 7) | float32 | the same at later latent frames;         |
+    |                 |                    |         | targets only                                |
+    | observed_reward | (B, t_current, 1)  | float32 | stored reward of frame 0 at latent frame 0, |
+    |                 |                    |         | its sum over frames 4k-3..4k at k >= 1      |
+    | future_reward   | (B, F - t_current, 1) | float32 | the same at later latent frames;         |
+    |                 |                    |         | targets only                                |
     | episode         | (B,)               | int32   | index of the episode in its split           |
     | start           | (B,)               | int32   | step of the episode that is frame 0         |
     """
@@ -107,6 +122,10 @@ class Batch(TypedDict, total=False):
     text: np.ndarray
     past_actions: np.ndarray
     action_chunk: np.ndarray
+    observed_proprio: np.ndarray
+    future_proprio: np.ndarray
+    observed_reward: np.ndarray
+    future_reward: np.ndarray
     episode: np.ndarray
     start: np.ndarray
 

@@ -57,7 +57,7 @@ def test_a_run_leaves_metrics_checkpoints_and_its_origin(workdir):
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["config"]["loop"]["rounds"] == 2
     assert set(saved["provenance"]["fingerprints"]) == {"data", "data/val", "transformer", "vae"}
-    assert len(saved["provenance"]["action_statistics"]["q99"]) == 7
+    assert len(saved["provenance"]["statistics"]["proprio"]["q99"]) == 7
 
 
 def test_evaluation_from_the_workdir_alone(workdir, capsys):

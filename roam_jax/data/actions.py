@@ -13,11 +13,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float32
 
-from roam_jax.contracts import ACTION_DIM, GRIPPER
+from roam_jax.contracts import ACTION_DIM, ANGLES, GRIPPER
 
 # The first stored action of an episode is all zeros, so reading starts at the second step.
 FIRST_STEP = 1
-ANGLES = slice(3, GRIPPER)
 OPEN_ABOVE, CLOSED_BELOW = 0.95, 0.05
 UNDECIDED = 0.5
 

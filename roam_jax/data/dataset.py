@@ -20,16 +20,19 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float32, UInt8
 
-from roam_jax.contracts import ACTION_DIM
+from roam_jax.contracts import ACTION_DIM, PROPRIO_DIM
 from roam_jax.data.example import Example
 from roam_jax.data.records import Record, index_shard, read_record
 
 STATE = "steps/observation/state"
 ACTION = "steps/action"
+REWARD = "steps/reward"
 INSTRUCTION = "steps/language_instruction"
 EMBEDDING = "steps/language_embedding"
 FILE_PATH = "episode_metadata/file_path"
 EPISODE_ID = "episode_metadata/episode_id"
+# Numbers of every step, and how many a step has.
+TRACKS = {STATE: PROPRIO_DIM, ACTION: ACTION_DIM, REWARD: 1}
 # Episodes are stored upright; an orientation tag must not turn a frame.
 DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -58,6 +61,7 @@ class Episode:
         header: its name, length and instruction.
         state: x, y, z in m; roll, pitch, yaw in rad; gripper.
         action: stored commands: deltas of x, y, z, roll, pitch, yaw; gripper 1 open, 0 closed.
+        reward: as stored with each step; Bridge stores 1 with the last one.
         language_embedding: sentence embedding of the first step, None where the dataset has none.
         images: encoded frames of the reader's camera.
         frame_shape: height, width and channels by `features.json`; None = any.
@@ -66,6 +70,7 @@ class Episode:
     header: EpisodeHeader
     state: Float32[np.ndarray, "steps 7"]
     action: Float32[np.ndarray, "steps 7"]
+    reward: Float32[np.ndarray, " steps"]
     language_embedding: Float32[np.ndarray, " D"] | None
     images: tuple[bytes, ...]
     frame_shape: tuple[int | None, ...]
@@ -172,10 +177,10 @@ class EpisodeReader:
                 f"{where} has a dict action with {sorted(nested)}, the layout of OXE's `bridge`; "
                 f"expected {ACTION} as ({ACTION_DIM},) float32, as in bridge_dataset 1.0.0"
             )
-        for name in (STATE, ACTION):
+        for name, shape in {STATE: (PROPRIO_DIM,), ACTION: (ACTION_DIM,), REWARD: ()}.items():
             feature = self._features.get(name)
-            if feature is None or feature.shape != (ACTION_DIM,) or feature.np_dtype != np.float32:
-                raise ValueError(f"{where}: {name} is {feature}, expected ({ACTION_DIM},) float32")
+            if feature is None or feature.shape != shape or feature.np_dtype != np.float32:
+                raise ValueError(f"{where}: {name} is {feature}, expected {shape} float32")
         if self.camera not in cameras:
             raise ValueError(
                 f"{where} has no RGB camera {self.camera!r}{_nearest(self.camera, cameras)}"
@@ -211,12 +216,12 @@ class EpisodeReader:
 
     def _header(self, example: Example) -> EpisodeHeader:
         floats = example.float_count(STATE)
-        if floats % ACTION_DIM:
-            raise ValueError(f"{STATE} has {floats} values, expected a multiple of {ACTION_DIM}")
+        if floats % PROPRIO_DIM:
+            raise ValueError(f"{STATE} has {floats} values, expected a multiple of {PROPRIO_DIM}")
         instruction = ""
         if INSTRUCTION in self._features:
             instruction = b"".join(example.byte_strings(INSTRUCTION, 1)).decode()
-        return EpisodeHeader(self._name(example), floats // ACTION_DIM, instruction)
+        return EpisodeHeader(self._name(example), floats // PROPRIO_DIM, instruction)
 
     def _name(self, example: Example) -> str:
         if FILE_PATH in self._features and EPISODE_ID in self._features:
@@ -229,10 +234,8 @@ class EpisodeReader:
     def _parse(self, example: Example, header: EpisodeHeader) -> Episode:
         images = tuple(example.byte_strings(self._image))
         lengths = {self.camera: len(images)}
-        tracks = {}
-        for name in (STATE, ACTION):
-            tracks[name] = example.floats(name)
-            lengths[name] = len(tracks[name]) / ACTION_DIM
+        tracks = {name: example.floats(name) for name in TRACKS}
+        lengths |= {name: len(tracks[name]) / width for name, width in TRACKS.items()}
         if set(lengths.values()) != {header.steps}:
             raise ValueError(f"steps differ between features: {lengths}, expected {header.steps}")
         embedding = None
@@ -241,8 +244,9 @@ class EpisodeReader:
             embedding = example.floats(EMBEDDING)[:width]
         return Episode(
             header=header,
-            state=tracks[STATE].reshape(-1, ACTION_DIM),
+            state=tracks[STATE].reshape(-1, PROPRIO_DIM),
             action=tracks[ACTION].reshape(-1, ACTION_DIM),
+            reward=tracks[REWARD],
             language_embedding=embedding,
             images=images,
             frame_shape=self.frame_shape,

@@ -15,7 +15,7 @@ import grain
 
 from roam_jax.contracts import Batch, TimeSpec
 from roam_jax.data.dataset import EpisodeReader
-from roam_jax.data.statistics import ActionStatistics, cached_statistics
+from roam_jax.data.statistics import RobotStatistics, cached_statistics
 from roam_jax.data.windows import LANGUAGE_EMBEDDING, WindowSource
 
 # Two threads decode ahead of the step; four batches bound the memory.
@@ -30,7 +30,7 @@ def split_windows(
     image_size: int,
     time: TimeSpec,
     text: str | os.PathLike = LANGUAGE_EMBEDDING,
-) -> tuple[WindowSource, WindowSource, ActionStatistics]:
+) -> tuple[WindowSource, WindowSource, RobotStatistics]:
     """Windows of the train and val splits, both scaled by statistics of the train split alone.
 
     Raises:

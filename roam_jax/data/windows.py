@@ -2,7 +2,7 @@
 
 A window is `TimeSpec.frames` consecutive kept steps of one episode; every start gives one. Inputs
 hold nothing of later than the last observed frame: past actions come from a forward scan, and only
-targets (frames, `action_chunk`) look ahead.
+targets (frames, `action_chunk`, `future_proprio`, `future_reward`) look ahead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from jaxtyping import Float32, UInt8
 from roam_jax.contracts import Batch, TimeSpec
 from roam_jax.data.actions import FIRST_STEP, EpisodeActions, relabel
 from roam_jax.data.dataset import Episode, EpisodeReader
-from roam_jax.data.statistics import ActionStatistics
+from roam_jax.data.proprio import latent_rewards, latent_states
+from roam_jax.data.statistics import RobotStatistics
 from roam_jax.data.text import TextEmbeddings
 
 LANGUAGE_EMBEDDING = "language_embedding"
@@ -39,7 +40,7 @@ class WindowSource:
         reader: episodes of the split.
         time: frames of a window and what of it is observed.
         image_size: height and width of the frames that come out; another aspect is squeezed.
-        statistics: scaling of the actions.
+        statistics: scaling of actions and states.
         text: "language_embedding" for the dataset's own (1, D), or a file of `TextEmbeddings`.
 
     Raises:
@@ -53,7 +54,7 @@ class WindowSource:
         time: TimeSpec,
         *,
         image_size: int,
-        statistics: ActionStatistics,
+        statistics: RobotStatistics,
         text: str | os.PathLike = LANGUAGE_EMBEDDING,
     ):
         self.reader = reader
@@ -90,14 +91,20 @@ class WindowSource:
         episode, actions = self._episode(number)
         time = self.time
         steps = slice(start, start + time.actions)
-        inputs = self.statistics.normalise(actions.inputs[steps][: time.past_actions])
-        targets = self.statistics.normalise(actions.targets[steps][time.past_actions :])
+        scale = self.statistics.actions.normalise
         first = start + FIRST_STEP
+        kept = slice(first, first + time.frames)
+        proprio = self.statistics.proprio.normalise(latent_states(episode.state[kept]))
+        reward = latent_rewards(episode.reward[kept])
         return Batch(
-            frames=self._resize(episode.frames(first, first + time.frames)),
+            frames=self._resize(episode.frames(kept.start, kept.stop)),
             text=self._embed(episode),
-            past_actions=inputs,
-            action_chunk=targets,
+            past_actions=scale(actions.inputs[steps][: time.past_actions]),
+            action_chunk=scale(actions.targets[steps][time.past_actions :]),
+            observed_proprio=proprio[: time.t_current],
+            future_proprio=proprio[time.t_current :],
+            observed_reward=reward[: time.t_current],
+            future_reward=reward[time.t_current :],
             episode=np.int32(number),
             start=np.int32(start),
         )

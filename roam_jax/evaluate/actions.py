@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from roam_jax.contracts import ACTION_NAMES, GRIPPER
-from roam_jax.data.statistics import ActionStatistics
+from roam_jax.data.statistics import PoseStatistics
 from roam_jax.evaluate.bootstrap import estimate_mean
 
 # Above it a gripper value means open; an undecided 0.5 counts as closed.
@@ -40,7 +40,7 @@ def action_figures(
     predicted: Float[np.ndarray, "windows p 7"],
     windows: ActionWindows,
     *,
-    statistics: ActionStatistics,
+    statistics: PoseStatistics,
     resamples: int,
 ) -> dict[str, Any]:
     """Action error over the predicted chunk and of its first action, THE action at `t_current`.

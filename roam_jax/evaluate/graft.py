@@ -159,7 +159,7 @@ class GraftEvaluation:
         return action_figures(
             predicted,
             windows,
-            statistics=self._experiment.statistics,
+            statistics=self._experiment.statistics.actions,
             resamples=self._settings.resamples,
         )
 

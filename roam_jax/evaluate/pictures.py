@@ -59,7 +59,7 @@ def draw_graft_pictures(
             "one_step": predictor.decode(params, found["latents"]),
         }
 
-    physical = experiment.statistics.unnormalise
+    physical = experiment.statistics.actions.unnormalise
     for source in (experiment.train, experiment.val):
         indices = spread_windows(len(source), PICTURED)
         rows = rows_per_batch(experiment.config.eval.batch_size, params)

@@ -16,7 +16,7 @@ import ml_collections
 from absl import logging
 
 from roam_jax.contracts import Params
-from roam_jax.data.statistics import ActionStatistics
+from roam_jax.data.statistics import RobotStatistics
 from roam_jax.data.windows import WindowSource
 from roam_jax.evaluate.graft import GraftEvaluation
 from roam_jax.evaluate.pretraining import PretrainingEvaluation
@@ -29,8 +29,8 @@ from roam_jax.train.workdir import Workdir, differences, plain, write_atomically
 
 __all__ = ["evaluate_experiment", "evaluate_workdir", "format_report", "make_evaluate_hook"]
 
-# Key of the provenance: scaling of the actions that the run was trained with.
-STATISTICS = "action_statistics"
+# Key of the provenance: scaling of actions and states that the run was trained with.
+STATISTICS = "statistics"
 # Where fingerprinted inputs other than weights come from.
 INPUTS = {"data": "data.root", "text": "data.text"}
 # What may differ from the run's own config: where things are, how much is measured, on what.
@@ -186,13 +186,14 @@ def _check_overrides(changed: Mapping[str, str]) -> None:
 def _with_statistics(
     experiment: Experiment, saved: Mapping[str, Any] | None, *, where: pathlib.Path
 ) -> Experiment:
-    """The experiment with its actions scaled as in training, on whatever data."""
+    """The experiment with its actions and states scaled as in training, on whatever data."""
     if saved is None:
         raise ValueError(
-            f"{where} holds no action statistics, so its model cannot be measured on other data; "
-            "expected the data.root that it was trained with"
+            f"{where} holds no statistics of actions and proprio (a run of an earlier version), so "
+            "its model cannot be measured on other data; expected the data.root that it was "
+            "trained with"
         )
-    statistics = ActionStatistics.from_json(json.dumps(saved))
+    statistics = RobotStatistics.from_json(json.dumps(saved))
     rescaled = {
         split: WindowSource(
             getattr(experiment, split).reader,

@@ -25,7 +25,7 @@ from roam_jax.contracts import ArraySpec, Batch, Task, TimeSpec
 from roam_jax.data.embedded import ensure_embedded
 from roam_jax.data.latents import LatentSource, encode_windows
 from roam_jax.data.loader import Loader, make_loader, split_windows
-from roam_jax.data.statistics import ActionStatistics
+from roam_jax.data.statistics import RobotStatistics
 from roam_jax.data.windows import LANGUAGE_EMBEDDING, WindowSource
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.tasks import backbone as backbones
@@ -45,7 +45,7 @@ class Experiment:
         config: the whole config.
         time: alignment of the window.
         train, val: windows of both splits.
-        statistics: scaling of the actions, from the train split.
+        statistics: scaling of actions and states, from the train split.
         model: what the task trains: a `GraftModel`, `VideoModel` or `VAEModel`.
         task: the trainer's view of it.
         rules: sharding rules of its parameters.
@@ -56,7 +56,7 @@ class Experiment:
     time: TimeSpec
     train: WindowSource
     val: WindowSource
-    statistics: ActionStatistics
+    statistics: RobotStatistics
     model: Any
     task: Task
     rules: sharding.Rules
@@ -83,7 +83,7 @@ class Experiment:
             "packages": {name: _version(name) for name in PACKAGES},
             "data": self.train.describe(),
             "fingerprints": dict(self.fingerprints),
-            "action_statistics": json.loads(self.statistics.to_json()),
+            "statistics": json.loads(self.statistics.to_json()),
         }
 
 

@@ -23,6 +23,7 @@ def bridge_features(size: int, **overrides) -> tfds.features.FeaturesDict:
             "state": tfds.features.Tensor(shape=(7,), dtype=np.float32),
         },
         "action": tfds.features.Tensor(shape=(7,), dtype=np.float32),
+        "reward": tfds.features.Scalar(dtype=np.float32),
         "language_instruction": tfds.features.Text(),
         "language_embedding": tfds.features.Tensor(shape=(8,), dtype=np.float32),
         **overrides,
@@ -45,6 +46,7 @@ class StoredEpisode:
     name: str
     state: np.ndarray
     action: np.ndarray
+    reward: np.ndarray
     frames: np.ndarray
     instruction: str
     embedding: np.ndarray
@@ -63,6 +65,7 @@ class StoredEpisode:
             frames=rng.integers(0, 256, (steps, size, size, 3), np.uint8),
             instruction=f"do thing {seed}",
             embedding=rng.normal(size=8).astype(np.float32),
+            reward=rng.normal(size=steps).astype(np.float32),
             number=seed,
         )
 
@@ -79,6 +82,7 @@ class StoredEpisode:
                 "steps/observation/depth_0": [depth] * steps,
                 "steps/observation/state": self.state,
                 "steps/action": self.action,
+                "steps/reward": self.reward,
                 "steps/language_instruction": [self.instruction.encode()] * steps,
                 "steps/language_embedding": np.tile(self.embedding, steps),
                 "episode_metadata/file_path": [self.name.encode()],

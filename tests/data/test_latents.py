@@ -59,8 +59,9 @@ def test_batches_come_in_the_order_of_the_frames(windows):
 
 def test_memory_is_said(windows):
     encoded = encode_windows(windows, encode, batch_size=3)
-    # 5 latent frames of 3 x 4 x 4, text of 8, 8 actions of 7: float32; two int32.
-    assert encoded.describe()["bytes_in_memory"] == 6 * 4 * (5 * 48 + 8 + 56 + 2)
+    # 5 latent frames of 3 x 4 x 4, text of 8, 8 actions of 7, 3 states of 7, 3 rewards: float32;
+    # two int32.
+    assert encoded.describe()["bytes_in_memory"] == 6 * 4 * (5 * 48 + 8 + 56 + 21 + 3 + 2)
 
 
 def test_an_encoder_of_another_time_is_refused(windows):

@@ -9,7 +9,12 @@ from absl import logging
 
 from roam_jax.data import statistics as module
 from roam_jax.data.dataset import EpisodeReader
-from roam_jax.data.statistics import ActionStatistics, cached_statistics, compute_statistics
+from roam_jax.data.statistics import (
+    PoseStatistics,
+    RobotStatistics,
+    cached_statistics,
+    compute_statistics,
+)
 from tests.data import rlds
 
 
@@ -44,7 +49,7 @@ def write(root, *, val_seed=50):
 def test_figures_equal_numpy(tmp_path):
     actions = write(tmp_path / "toy")
     found = compute_statistics(EpisodeReader(tmp_path / "toy", "train"))
-    assert (found.count, found.episodes) == (len(actions), 6)
+    assert (found.actions.count, found.episodes) == (len(actions), 6)
     for name, expected in {
         "mean": actions.mean(0),
         "std": actions.std(0),
@@ -53,14 +58,14 @@ def test_figures_equal_numpy(tmp_path):
         "q01": np.quantile(actions, 0.01, axis=0),
         "q99": np.quantile(actions, 0.99, axis=0),
     }.items():
-        np.testing.assert_allclose(getattr(found, name), expected, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(getattr(found.actions, name), expected, atol=1e-6, err_msg=name)
 
 
 def test_real_train_split(bridge_root):
     found = compute_statistics(EpisodeReader(bridge_root, "train"))
-    assert (found.count, found.episodes) == (16 * 8, 16)
-    assert found.constant == ()
-    assert found.minimum[6] == 0 and found.maximum[6] == 1
+    assert (found.actions.count, found.proprio.count, found.episodes) == (16 * 8, 16 * 9, 16)
+    assert found.actions.constant == found.proprio.constant == ()
+    assert found.actions.minimum[6] == 0 and found.actions.maximum[6] == 1
 
 
 def test_the_val_split_changes_nothing(tmp_path):
@@ -84,7 +89,7 @@ def test_made_once_for_each_content(tmp_path, cache, monkeypatch):
         assert moved == dataclasses.replace(first, root=str(tmp_path / "moved"))
     train = [rlds.StoredEpisode.random(i, 12) for i in range(20, 22)]
     rlds.write_dataset(tmp_path / "toy", {"train": train})
-    assert cached_statistics(EpisodeReader(tmp_path / "toy", "train")).count == 20
+    assert cached_statistics(EpisodeReader(tmp_path / "toy", "train")).actions.count == 20
     assert len(list((cache / "statistics").iterdir())) == 2
     path.write_text(path.read_text()[:50])
     with pytest.raises(ValueError, match=f"{path}: .*delete it"):
@@ -103,13 +108,13 @@ def test_nothing_half_written(tmp_path, cache, monkeypatch):
     assert not list((cache / "statistics").glob("*.json"))
 
 
-def make(**changes):
+def make(kind=PoseStatistics, **changes):
     zeros, ones = (0.0,) * 7, (1.0,) * 7
     low = (-0.1, -0.2, -0.3, -0.4, 0.5, 0.0, 0.0)
     high = (0.1, 0.4, 0.3, 0.0, 0.7, 0.0, 1.0)
     fields = {"mean": zeros, "std": ones, "minimum": zeros, "maximum": ones}
-    fields |= {"q01": low, "q99": high, "fingerprint": "f", "root": "r"}
-    return ActionStatistics(count=3, episodes=1, **{**fields, **changes})
+    fields |= {"q01": low, "q99": high}
+    return kind(count=3, **{**fields, **changes})
 
 
 def test_scaling_is_linear_between_the_quantiles():
@@ -129,14 +134,14 @@ def test_scaling_is_linear_between_the_quantiles():
 
 def test_json_keeps_every_digit(bridge_root):
     statistics = compute_statistics(EpisodeReader(bridge_root, "train"))
-    assert ActionStatistics.from_json(statistics.to_json()) == statistics
+    assert RobotStatistics.from_json(statistics.to_json()) == statistics
 
 
 def test_bad_fields_are_named():
     with pytest.raises(ValueError, match=r"q01 = .*expected 7 finite numbers"):
         make(q01=(0.0,) * 6)
     with pytest.raises(ValueError, match="expected a JSON object"):
-        ActionStatistics.from_json(json.dumps({"count": 3}))
+        RobotStatistics.from_json(json.dumps({"count": 3}))
 
 
 def test_a_constant_dimension_is_said(tmp_path, monkeypatch):
@@ -146,5 +151,8 @@ def test_a_constant_dimension_is_said(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
     statistics = cached_statistics(EpisodeReader(tmp_path / "toy", "train"))
-    assert statistics.constant == ("y",)
-    assert len(said) == 1 and "y never changes" in said[0]
+    assert statistics.actions.constant == statistics.proprio.constant == ("y",)
+    assert [text.split(" never")[0] for text in said] == [
+        "statistics: y of actions",
+        "statistics: y of proprio",
+    ]

@@ -57,13 +57,13 @@ def test_a_window_is_aligned_with_the_stored_steps(toy, t_current):
     np.testing.assert_array_equal(window["frames"], stored.frames[4:13])
     np.testing.assert_array_equal(window["text"], stored.embedding[None])
     actions = relabel(stored.state, stored.action)
-    scale = source.statistics.normalise
+    scale = source.statistics.actions.normalise
     past = 4 * t_current - 4
     assert window["past_actions"].shape == (past, 7)
     np.testing.assert_array_equal(window["past_actions"], scale(actions.inputs[3 : 3 + past]))
     np.testing.assert_array_equal(window["action_chunk"], scale(actions.targets[3 + past : 11]))
     # Action i is the transition from frame i to frame i + 1.
-    chunk = source.statistics.unnormalise(window["action_chunk"])
+    chunk = source.statistics.actions.unnormalise(window["action_chunk"])
     clipped = np.abs(window["action_chunk"][:, :3]) >= 1
     reached = stored.state[5 + past : 13, :3] - stored.state[4 + past : 12, :3]
     np.testing.assert_allclose(chunk[:, :3][~clipped], reached[~clipped], atol=1e-5)
@@ -77,6 +77,10 @@ def test_batch_contract(toy):
         "text": ((1, 8), np.float32),
         "past_actions": ((4, 7), np.float32),
         "action_chunk": ((4, 7), np.float32),
+        "observed_proprio": ((2, 7), np.float32),
+        "future_proprio": ((1, 7), np.float32),
+        "observed_reward": ((2, 1), np.float32),
+        "future_reward": ((1, 1), np.float32),
         "episode": ((), np.int32),
         "start": ((), np.int32),
     }

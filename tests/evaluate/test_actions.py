@@ -4,22 +4,19 @@ import numpy as np
 import pytest
 
 from roam_jax.contracts import ACTION_NAMES
-from roam_jax.data.statistics import ActionStatistics
+from roam_jax.data.statistics import PoseStatistics
 from roam_jax.evaluate.actions import ActionWindows, action_figures, baseline_predictions
 
 LOW = (-0.03, -0.04, -0.02, -0.1, -0.2, -0.3, 0.0)
 HIGH = (0.02, 0.04, 0.05, 0.1, 0.3, 0.2, 1.0)
-STATISTICS = ActionStatistics(
+STATISTICS = PoseStatistics(
     count=10,
-    episodes=2,
     mean=(0.0,) * 7,
     std=(1.0,) * 7,
     minimum=LOW,
     maximum=HIGH,
     q01=LOW,
     q99=HIGH,
-    fingerprint="",
-    root="",
 )
 
 

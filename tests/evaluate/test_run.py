@@ -116,9 +116,9 @@ def test_other_data_keeps_the_scaling_of_the_run(workdir, seen, experiment, tmp_
     assert found.statistics == experiment.statistics
     assert found.val.reader.root == other
     own = run_module.build(found.config).val
-    raw = own.statistics.unnormalise(own[0]["action_chunk"].astype(np.float64))
+    raw = own.statistics.actions.unnormalise(own[0]["action_chunk"].astype(np.float64))
     clipped = np.abs(own[0]["action_chunk"]) == 1
-    expected = experiment.statistics.normalise(raw)
+    expected = experiment.statistics.actions.normalise(raw)
     np.testing.assert_allclose(
         found.val[0]["action_chunk"][~clipped], expected[~clipped], rtol=1e-4, atol=1e-5
     )

@@ -1,0 +1,43 @@
+"""Robot state and reward at latent frames, and angles that do not jump.
+
+Stored Euler angles lie in (-pi, pi] and jump by a turn where the arm passes the seam (published
+relabelling of Bridge without wrapping has yaw changes of 6.28). Each angle is therefore taken at
+the turn nearest to a fixed centre, the middle of what the train split holds: the seam moves half a
+turn away from the data, and a value depends on its own step alone. Unwrapping along an episode
+would need its history, and would leave episodes that begin on either side of the seam a turn apart.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from roam_jax.contracts import FRAMES_PER_LATENT
+
+
+def nearest_turn(
+    angle: Float[np.ndarray, "*rows A"], centre: Float[np.ndarray, " A"]
+) -> Float[np.ndarray, "*rows A"]:
+    """The same angles within half a turn of their centre, in rad; float64.
+
+    What lies there already keeps every bit.
+    """
+    turns = np.round((angle - centre) / (2 * np.pi))
+    return angle - 2 * np.pi * turns
+
+
+def circular_mean(angles: Float[np.ndarray, "steps A"]) -> Float[np.ndarray, " A"]:
+    """Direction of the mean unit vector, in (-pi, pi]; 0 where the vectors cancel exactly."""
+    angles = angles.astype(np.float64)
+    return np.arctan2(np.sin(angles).mean(axis=0), np.cos(angles).mean(axis=0))
+
+
+def latent_states(state: Float[np.ndarray, "T A"]) -> Float[np.ndarray, "F A"]:
+    """States at environment frames 0, 4, ..: the last that each latent frame covers."""
+    return state[::FRAMES_PER_LATENT]
+
+
+def latent_rewards(reward: Float[np.ndarray, " T"]) -> Float[np.ndarray, "F 1"]:
+    """Rewards summed over the environment frames that each latent frame covers."""
+    rest = reward[1:].reshape(-1, FRAMES_PER_LATENT).sum(axis=1)
+    return np.concatenate([reward[:1], rest])[:, None]
