@@ -26,13 +26,14 @@ class GraftPredictor:
 
     Args:
         model: the model.
+        extrapolate: "last" allows more rounds than were trained.
     """
 
-    def __init__(self, model: GraftModel):
-        self.model = model
+    def __init__(self, model: GraftModel, *, extrapolate: str | None = None):
+        self.model, self._extrapolate = model, extrapolate
         self._encode = jax.jit(lambda vae, frames: model.backbone.encode(vae, frames, model.time))
         self._decode = jax.jit(model.backbone.decode)
-        self._predict = jax.jit(self._predict_windows, static_argnames=("rounds", "extrapolate"))
+        self._predict = jax.jit(self._predict_windows, static_argnames="rounds")
 
     def encode(self, params: Params, batch: Batch) -> Batch:
         """The windows with latents instead of frames, on the devices of `params`."""
@@ -42,24 +43,12 @@ class GraftPredictor:
         return Batch(observed_latents=observed, target_latents=target, **inputs)
 
     def deploy(
-        self,
-        params: Params,
-        windows: Batch,
-        indices: Int[np.ndarray, " B"],
-        *,
-        rounds: int,
-        extrapolate: str | None = None,
+        self, params: Params, windows: Batch, indices: Int[np.ndarray, " B"], *, rounds: int
     ) -> dict:
         """`predict` as the policy is deployed: the future is pure noise, t = 999."""
         last = self.model.schedule.steps - 1
         return self.predict(
-            params,
-            windows,
-            indices,
-            timesteps=(last, last + 1),
-            stream=PURE_NOISE,
-            rounds=rounds,
-            extrapolate=extrapolate,
+            params, windows, indices, timesteps=(last, last + 1), stream=PURE_NOISE, rounds=rounds
         )
 
     def predict(
@@ -71,7 +60,6 @@ class GraftPredictor:
         timesteps: tuple[int, int],
         stream: int,
         rounds: int,
-        extrapolate: str | None = None,
     ) -> dict:
         """Predictions on encoded windows.
 
@@ -82,7 +70,6 @@ class GraftPredictor:
             timesteps: half-open range that each window's timestep is drawn from.
             stream: which of a window's draws of noise.
             rounds: static number of rounds.
-            extrapolate: "last" allows more rounds than were trained.
 
         Returns:
             {"actions" (B, p, 7) normalised, "error" (B,) of the velocity over predicted frames,
@@ -91,9 +78,7 @@ class GraftPredictor:
         """
         shape = (self.model.time.latents, *self.model.backbone.latent_shape)
         drawn = window_noise(indices, stream, *timesteps, shape=shape)
-        return self._predict(
-            params, windows, *put_rows(drawn, params), rounds=rounds, extrapolate=extrapolate
-        )
+        return self._predict(params, windows, *put_rows(drawn, params), rounds=rounds)
 
     def decode(
         self, params: Params, latents: Float[Array, "B F C h w"]
@@ -101,20 +86,16 @@ class GraftPredictor:
         """Frames of latents."""
         return self._decode(params["vae"], latents)
 
-    def _predict_windows(
-        self, params, windows, timesteps, noise, *, rounds: int, extrapolate: str | None
-    ) -> dict:
+    def _predict_windows(self, params, windows, timesteps, noise, rounds: int) -> dict:
         def one_window(window, timestep, noise):
             window, timestep, noise = jax.tree.map(lambda x: x[None], (window, timestep, noise))
-            found = self._predict_batch(
-                params, window, timestep, noise, rounds=rounds, extrapolate=extrapolate
-            )
+            found = self._predict_batch(params, window, timestep, noise, rounds)
             measures = found.pop("measures")
             return {**jax.tree.map(lambda x: x[0], found), "measures": measures}
 
         return jax.vmap(one_window)(windows, timesteps, noise)
 
-    def _predict_batch(self, params, batch, timesteps, noise, *, rounds, extrapolate) -> dict:
+    def _predict_batch(self, params, batch, timesteps, noise, rounds: int) -> dict:
         model = self.model
         outputs, measures = model.predict(
             params,
@@ -122,7 +103,7 @@ class GraftPredictor:
             timesteps=timesteps,
             noise=noise,
             rounds=rounds,
-            extrapolate=extrapolate,
+            extrapolate=self._extrapolate,
         )
         x0 = model.schedule.predict_x0(outputs["noisy"], outputs["velocity"], timesteps)
         observed = model.time.t_current
