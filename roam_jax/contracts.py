@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 ACTION_DIM = 7
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 ACTION_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
-# Robot state, one row a camera step, in the order in which RLDS stores it.
+# Robot state, one row a camera step, in stored order.
 PROPRIO_DIM = 7
 PROPRIO_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 PROPRIO_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
 REWARD_DIM = 1
-# Both share their places: position, three angles, gripper.
+# Places in actions and states alike.
 ANGLES = slice(3, 6)
 GRIPPER = 6
 # Environment frames that share one latent frame, after the first (the VAE's temporal factor).
@@ -38,7 +38,8 @@ class TimeSpec:
 
     Latent frame 0 is environment frame 0; latent frame k >= 1 covers environment frames 4k-3..4k.
     Action i is the transition from frame i to frame i+1, so latent frame k >= 1 owns the actions
-    4k-4..4k-1 and latent frame 0 owns none. Latent frames before `t_current` are observed.
+    4k-4..4k-1 and latent frame 0 owns none. Its robot state is that of environment frame 4k, its
+    reward the sum over the frames that it covers. Latent frames before `t_current` are observed.
 
     Args:
         frames: environment frames of a window, 4n + 1.

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float32, UInt8
 
-from roam_jax.contracts import ACTION_DIM, PROPRIO_DIM
+from roam_jax.contracts import ACTION_DIM, PROPRIO_DIM, REWARD_DIM
 from roam_jax.data.example import Example
 from roam_jax.data.records import Record, index_shard, read_record
 
@@ -32,7 +32,7 @@ EMBEDDING = "steps/language_embedding"
 FILE_PATH = "episode_metadata/file_path"
 EPISODE_ID = "episode_metadata/episode_id"
 # Numbers of every step, and how many a step has.
-TRACKS = {STATE: PROPRIO_DIM, ACTION: ACTION_DIM, REWARD: 1}
+TRACKS = {STATE: PROPRIO_DIM, ACTION: ACTION_DIM, REWARD: REWARD_DIM}
 # Episodes are stored upright; an orientation tag must not turn a frame.
 DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 

@@ -52,6 +52,7 @@ def test_real_episodes_equal_tfds(bridge_root, split, count, camera):
             episode.state, np.stack([step["observation"]["state"] for step in steps])
         )
         np.testing.assert_array_equal(episode.action, np.stack([s["action"] for s in steps]))
+        np.testing.assert_array_equal(episode.reward, [step["reward"] for step in steps])
         np.testing.assert_array_equal(episode.language_embedding, steps[0]["language_embedding"])
 
 
@@ -77,6 +78,7 @@ def test_toy_episodes_hold_what_was_written(toy):
         written, episode = rlds.StoredEpisode.random(i, 10 + i), reader[i]
         np.testing.assert_array_equal(episode.frames(3, 7), written.frames[3:7])
         np.testing.assert_array_equal(episode.state, written.state)
+        np.testing.assert_array_equal(episode.reward, written.reward)
         np.testing.assert_array_equal(episode.language_embedding, written.embedding)
         assert episode.header.name == f"/recordings/{i}.npy#{i}"
     assert not EpisodeReader(toy, "train", camera="image_1")[0].frames(0, 3).any()
@@ -144,6 +146,21 @@ def test_another_action_width_is_refused(tmp_path):
     root = rlds.write_dataset(tmp_path / "wide", {"train": []}, features)
     with pytest.raises(ValueError, match=r"steps/action is .*\(8,\).*expected \(7,\) float32"):
         EpisodeReader(root, "train")
+
+
+def test_a_dataset_without_rewards_is_refused(tmp_path):
+    features = rlds.bridge_features(8, reward=None)
+    root = rlds.write_dataset(tmp_path / "bare", {"train": []}, features)
+    with pytest.raises(ValueError, match=r"steps/reward is None, expected \(\) float32"):
+        EpisodeReader(root, "train")
+
+
+def test_steps_without_a_reward_are_refused(toy):
+    episode = rlds.StoredEpisode.random(9, 10)
+    episode.reward = episode.reward[:-1]
+    rlds.write_dataset(toy, {"val": [episode]})
+    with pytest.raises(ValueError, match=r"record at byte 0: .*'steps/reward': 9.0}, expected 10"):
+        EpisodeReader(toy, "val")[0]
 
 
 def test_missing_shard(toy):

@@ -11,6 +11,7 @@ from roam_jax.data import statistics as module
 from roam_jax.data.dataset import EpisodeReader
 from roam_jax.data.statistics import (
     PoseStatistics,
+    ProprioStatistics,
     RobotStatistics,
     cached_statistics,
     compute_statistics,
@@ -22,6 +23,9 @@ from tests.data import rlds
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ROAM_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+TURN = 2 * np.pi
 
 
 def written_actions(episodes):
@@ -59,6 +63,35 @@ def test_figures_equal_numpy(tmp_path):
         "q99": np.quantile(actions, 0.99, axis=0),
     }.items():
         np.testing.assert_allclose(getattr(found.actions, name), expected, atol=1e-6, err_msg=name)
+
+
+def test_states_equal_numpy(tmp_path):
+    write(tmp_path / "toy")
+    episodes = [rlds.StoredEpisode.random(i, 12 + i) for i in range(6)]
+    states = np.concatenate([episode.state[1:] for episode in episodes]).astype(np.float64)
+    assert np.abs(states[:, 3:6]).max() < 2  # nothing to wrap
+    found = compute_statistics(EpisodeReader(tmp_path / "toy", "train")).proprio
+    assert found.count == len(states)
+    np.testing.assert_allclose(found.mean, states.mean(0), atol=1e-6)
+    np.testing.assert_allclose(found.q01, np.quantile(states, 0.01, axis=0), atol=1e-6)
+    np.testing.assert_allclose(found.q99, np.quantile(states, 0.99, axis=0), atol=1e-6)
+
+
+def test_a_seam_in_the_data_changes_nothing(tmp_path):
+    """Yaws around half a turn, stored in (-pi, pi]: scaled like the same yaws around 0."""
+    plain = [rlds.StoredEpisode.random(i, 12) for i in range(4)]
+    turned = [rlds.StoredEpisode.random(i, 12) for i in range(4)]
+    for episode in turned:
+        yaw = episode.state[:, 5] + 3.0
+        episode.state[:, 5] = np.arctan2(np.sin(yaw), np.cos(yaw))
+    states = {}
+    for name, episodes in {"plain": plain, "turned": turned}.items():
+        root = rlds.write_dataset(tmp_path / name, {"train": episodes})
+        proprio = compute_statistics(EpisodeReader(root, "train")).proprio
+        states[name] = proprio.normalise(np.concatenate([e.state for e in episodes]))
+    jumps = np.abs(np.diff(np.concatenate([e.state[:, 5] for e in turned])))
+    assert (jumps > np.pi).any()
+    np.testing.assert_allclose(states["turned"], states["plain"], atol=1e-5)
 
 
 def test_real_train_split(bridge_root):
@@ -132,6 +165,36 @@ def test_scaling_is_linear_between_the_quantiles():
     np.testing.assert_allclose(statistics.unnormalise(scaled)[:3], rows[:3], atol=1e-6)
 
 
+def test_states_are_scaled_by_hand():
+    """Closed form: turns taken off, what lies outside of the range clipped to its nearer end."""
+    proprio = make(ProprioStatistics, q01=(0.1, 0, 0, 3, -3.4, 0, 0), q99=(0.3, 1, 1, 4, -3, 1, 1))
+    rows = np.zeros((5, 7), np.float32)
+    rows[:, 0] = 0.1, 0.2, 0.3, 0.0, 1.0
+    rows[:, 3] = 3.5 - TURN, 3.75, -3.0, 2.9, 4.1 - TURN
+    rows[:, 4] = -3.2, 3.1, 3.2, -2.9, 2.8
+    rows[:, 6] = -0.1, 0.26, 1.007, 0.5, 1
+    scaled = proprio.normalise(rows)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled[:, 0], [-1, 0, 1, -1, 1], atol=1e-6)
+    roll = [0, 0.5, 2 * (TURN - 3 - 3) - 1, -1, 1]
+    np.testing.assert_allclose(scaled[:, 3], roll, atol=1e-6)
+    pitch = [0, 5 * (3.1 - TURN + 3.4) - 1, 5 * (3.2 - TURN + 3.4) - 1, 1, -1]
+    np.testing.assert_allclose(scaled[:, 4], pitch, atol=1e-5)
+    np.testing.assert_allclose(scaled[:, 6], [0, 0.26, 1, 0.5, 1], atol=1e-6)
+    # The same angle comes back, at the turn where the range lies.
+    back = proprio.unnormalise(scaled)
+    np.testing.assert_allclose(back[:3, 3], [3.5, 3.75, TURN - 3], atol=1e-6)
+    np.testing.assert_array_equal(rows[:, 6], np.float32([-0.1, 0.26, 1.007, 0.5, 1]))
+
+
+def test_a_state_is_scaled_by_itself():
+    """No other row, earlier or later, has a say in a scaled state."""
+    proprio = make(ProprioStatistics)
+    rows = np.random.default_rng(0).normal(0, 3, (6, 7)).astype(np.float32)
+    alone = np.stack([proprio.normalise(row) for row in rows])
+    np.testing.assert_array_equal(proprio.normalise(rows), alone)
+
+
 def test_json_keeps_every_digit(bridge_root):
     statistics = compute_statistics(EpisodeReader(bridge_root, "train"))
     assert RobotStatistics.from_json(statistics.to_json()) == statistics
@@ -140,8 +203,11 @@ def test_json_keeps_every_digit(bridge_root):
 def test_bad_fields_are_named():
     with pytest.raises(ValueError, match=r"q01 = .*expected 7 finite numbers"):
         make(q01=(0.0,) * 6)
-    with pytest.raises(ValueError, match="expected a JSON object"):
-        RobotStatistics.from_json(json.dumps({"count": 3}))
+    whole = dataclasses.asdict(RobotStatistics(make(), make(ProprioStatistics), 1, "f", "r"))
+    assert RobotStatistics.from_json(json.dumps(whole)).actions == make()
+    for bad in ({"count": 3}, {**whole, "proprio": {"count": 3}}, {**whole, "actions": None}):
+        with pytest.raises(ValueError, match="expected a JSON object"):
+            RobotStatistics.from_json(json.dumps(bad))
 
 
 def test_a_constant_dimension_is_said(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from roam_jax.contracts import TimeSpec
 from roam_jax.data.actions import relabel
 from roam_jax.data.dataset import EpisodeReader
+from roam_jax.data.embedded import EmbeddedSpec, ensure_embedded
 from roam_jax.data.statistics import compute_statistics
 from roam_jax.data.windows import WindowSource
 from tests.data import rlds
@@ -69,6 +70,29 @@ def test_a_window_is_aligned_with_the_stored_steps(toy, t_current):
     np.testing.assert_allclose(chunk[:, :3][~clipped], reached[~clipped], atol=1e-5)
 
 
+@pytest.mark.parametrize("t_current", [1, 2, 3])
+def test_states_and_rewards_lie_at_latent_frames(tmp_path, t_current):
+    """Step by step from the stored numbers: every fourth state, rewards of what is covered."""
+    stored = rlds.StoredEpisode.random(0, 17)
+    root = rlds.write_dataset(tmp_path / "toy", {"train": [stored]})
+    window = open_windows(root, time=TimeSpec(frames=13, t_current=t_current))[2]
+    found = {
+        name: np.concatenate([window[f"observed_{name}"], window[f"future_{name}"]])
+        for name in ("proprio", "reward")
+    }
+    assert len(window["observed_proprio"]) == len(window["observed_reward"]) == t_current
+    # Kept step 2, the window's frame 0, is stored step 3; all kept steps have a say in the scale.
+    low, high = np.quantile(stored.state[1:].astype(np.float64), (0.01, 0.99), axis=0)
+    for latent in range(4):
+        state = stored.state[3 + 4 * latent].astype(np.float64)
+        expected = np.clip(2 * (state - low) / (high - low) - 1, -1, 1)
+        expected[6] = np.clip(state[6], 0, 1)
+        np.testing.assert_allclose(found["proprio"][latent], expected, atol=1e-5)
+        covered = range(4 * latent - 3, 4 * latent + 1) if latent else (0,)
+        reward = sum(float(stored.reward[3 + frame]) for frame in covered)
+        np.testing.assert_allclose(found["reward"][latent], [reward], atol=1e-5)
+
+
 def test_batch_contract(toy):
     window = open_windows(toy)[0]
     found = {name: (array.shape, array.dtype) for name, array in window.items()}
@@ -96,7 +120,7 @@ def test_inputs_see_nothing_of_the_future(tmp_path):
     start, observed = 1, TIME.observed_frames
     # The last observed frame is kept step start + observed - 1, stored one step later.
     later = slice(start + observed + 1, None)
-    for track in ("frames", "state", "action"):
+    for track in ("frames", "state", "action", "reward"):
         getattr(stored, track)[later] = getattr(other, track)[later]
     # The command given at the last observed frame starts the first predicted action.
     stored.action[start + observed] = other.action[start + observed]
@@ -105,10 +129,11 @@ def test_inputs_see_nothing_of_the_future(tmp_path):
     after = WindowSource(reader, TIME, image_size=8, statistics=before.statistics)
     one, two = before[start], after[start]
     np.testing.assert_array_equal(one["frames"][:observed], two["frames"][:observed])
-    for name in ("past_actions", "text"):
+    for name in ("past_actions", "text", "observed_proprio", "observed_reward"):
         np.testing.assert_array_equal(one[name], two[name])
     assert (one["frames"][observed:] != two["frames"][observed:]).any()
-    assert (one["action_chunk"] != two["action_chunk"]).any()
+    for name in ("action_chunk", "future_proprio", "future_reward"):
+        assert (one[name] != two[name]).any()
 
 
 def test_short_episodes_are_counted_and_named(toy, monkeypatch):
@@ -148,6 +173,31 @@ def test_real_episodes_give_one_window_each(bridge_root):
     window = source[5]
     np.testing.assert_array_equal(window["frames"], source.reader[5].frames(1, 10))
     assert window["text"].shape == (1, 512) and np.abs(window["text"]).max() > 0
+    # Cut episodes: no step carries the reward of the last one.
+    assert not window["observed_reward"].any() and not window["future_reward"].any()
+
+
+def test_states_of_real_or_embedded_episodes_equal_numpy(robot_root):
+    source = open_windows(robot_root, image_size=64)
+    states = [source.reader[i].state[1:] for i in range(len(source.reader))]
+    low, high = np.quantile(np.concatenate(states).astype(np.float64), (0.01, 0.99), axis=0)
+    for index in range(0, len(source), max(1, len(source) // 8)):
+        window = source[index]
+        start = int(window["start"])
+        state = states[int(window["episode"])][[start, start + 4, start + 8]]
+        expected = np.clip(2 * (state - low) / (high - low) - 1, -1, 1)
+        expected[:, 6] = np.clip(state[:, 6], 0, 1)
+        proprio = np.concatenate([window["observed_proprio"], window["future_proprio"]])
+        np.testing.assert_allclose(proprio, expected, atol=2e-5)
+
+
+def test_an_embedded_success_is_rewarded_with_the_last_frame(tmp_path):
+    spec = EmbeddedSpec(seed=5, train=1, val=1, steps=(16, 20), image_size=16)
+    source = open_windows(ensure_embedded(variant=spec, directory=tmp_path), image_size=16)
+    last, before = source[len(source) - 1], source[len(source) - 2]
+    np.testing.assert_array_equal(last["observed_reward"], [[0], [0]])
+    np.testing.assert_array_equal(last["future_reward"], [[1]])
+    np.testing.assert_array_equal(before["future_reward"], [[0]])
 
 
 def test_text_from_a_file(toy, tmp_path):

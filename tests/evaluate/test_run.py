@@ -126,6 +126,17 @@ def test_other_data_keeps_the_scaling_of_the_run(workdir, seen, experiment, tmp_
     assert set(json.loads(path.read_text())["overrides"]) == {"data.root"}
 
 
+def test_other_data_needs_the_scaling_of_the_run(workdir, seen, tmp_path):
+    """Runs of an earlier version kept the scaling of actions alone, under another name."""
+    saved = json.loads((workdir / "config.json").read_text())
+    saved["provenance"]["action_statistics"] = saved["provenance"].pop("statistics")["actions"]
+    (workdir / "config.json").write_text(json.dumps(saved))
+    other = write_toy(tmp_path / "other", seed=100)
+    with pytest.raises(ValueError, match=f"{workdir} holds no statistics of actions and proprio"):
+        evaluate_workdir(workdir, overrides=with_overrides(f"data.root={other}"))
+    assert not (workdir / "eval").exists()
+
+
 def test_the_weights_may_lie_elsewhere_but_must_be_the_same(workdir, seen, weights, tmp_path):
     copy = shutil.copytree(weights, tmp_path / "copy")
     evaluate_workdir(workdir, overrides=with_overrides(f"backbone.path={copy}"))
