@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Sequence
 
 from roam_jax.cli.arguments import load_config, make_parser, override, parse, run_command
+from roam_jax.train.curriculum import Curriculum
 
 
 def main(argv: Sequence[str]) -> None:
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = parse(parser, argv)
     config = load_config(options.config)
     override(config, overrides)
+    rounds = Curriculum(config.loop.rounds, config.loop.curriculum, steps=config.train.steps)
 
     # Imported late, so that --help and a mistyped key answer at once.
     from roam_jax.cli.dry_run import dry_run
@@ -44,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         experiment.batches(),
         config=config,
         workdir=options.workdir,
-        rounds=config.loop.rounds,
+        rounds=rounds,
         rules=experiment.rules,
         provenance=provenance,
         evaluate=make_evaluate_hook(experiment),

@@ -53,9 +53,18 @@ def _canvas() -> ml_collections.ConfigDict:
     canvas = ml_collections.ConfigDict()
     # First latent frame that is predicted, 1 <= t_current < latent frames.
     canvas.t_current = 2
-    # Loss weights of the regions with targets.
+    # Robot state and reward enter as one cell a latent frame.
+    canvas.proprio = False
+    canvas.reward = False
+    # Learned cells without data or target in every thought frame, and the latent frames between
+    # two thought frames.
+    canvas.thought_cells = 0
+    canvas.thought_period = 1
+    # Loss weights; proprio and reward are predicted where theirs is positive.
     canvas.visual_weight = 1.0
     canvas.action_weight = 1.0
+    canvas.proprio_weight = 0.0
+    canvas.reward_weight = 0.0
     return canvas
 
 
@@ -89,14 +98,23 @@ def _loop() -> ml_collections.ConfigDict:
     loop.gate = "identity"
     # round: one gate a round and block; token: one for each token as well.
     loop.gate_scope = "round"
+    # Steps from which one more round runs: (1000, 2000) with 3 rounds is 1 round up to step 999,
+    # then 2, and 3 from step 2000 on. () = all rounds from the start.
+    loop.curriculum = ()
     return loop
 
 
 def _decoder() -> ml_collections.ConfigDict:
     decoder = ml_collections.ConfigDict()
-    # tokens: learned queries in the future-action cells -> a chunk.
+    # From the smallest to the largest; see docs/graft.md.
     # pooled: mean of the backbone output -> the one action at t_current.
+    # per_frame: mean of each predicted frame of it -> the frame's four actions.
+    # tokens: learned queries in the future-action cells -> a chunk.
+    # tokens_diffused: noised actions in these cells, denoised in eval.action_steps steps.
+    # cross_attention: one query an action reads the activations of decoder.blocks.
     decoder.kind = "tokens"
+    # Blocks whose activations cross_attention reads; negative numbers count from the last.
+    decoder.blocks = (-1,)
     return decoder
 
 
@@ -104,6 +122,8 @@ def _loss() -> ml_collections.ConfigDict:
     loss = ml_collections.ConfigDict()
     # Share of a batch's rows whose future is drawn at t = 999 (pure noise), the deployable setting.
     loss.deploy_fraction = 0.5
+    # What modulates the observed frames: the row's timestep (global), or a clean one (zero).
+    loss.clean_timestep = "global"
     # Share of rows whose observed frames enter clean; the others are noised and learned as well
     # (video pretraining only; 1 = always clean).
     loss.observed_fraction = 1.0
@@ -157,6 +177,8 @@ def _eval() -> ml_collections.ConfigDict:
     # Windows of each split that are measured, spread evenly over it; 0 = all.
     evaluation.windows = 64
     evaluation.batch_size = 8
+    # Denoising steps of the decoder tokens_diffused.
+    evaluation.action_steps = 10
     # Equal buckets of timesteps for the v-prediction loss.
     evaluation.buckets = 5
     # Resamples of the bootstrap interval over episodes.

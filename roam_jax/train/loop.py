@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from roam_jax.contracts import Batch, Params, Task
 from roam_jax.train import optim, sharding
 from roam_jax.train.checkpoint import Checkpoints
+from roam_jax.train.curriculum import Curriculum
 from roam_jax.train.interrupts import Interrupts
 from roam_jax.train.metrics import MetricsLog
 from roam_jax.train.progress import Progress
@@ -46,7 +47,7 @@ def run(
     *,
     config: ConfigDict,
     workdir: str | pathlib.Path,
-    rounds: int,
+    rounds: int | Curriculum,
     rules: sharding.Rules,
     provenance: Mapping[str, Any] | None = None,
     evaluate: Evaluate | None = None,
@@ -59,7 +60,7 @@ def run(
             after the batches drawn so far (JSON-serialisable), and `set_state(state)`, as Grain's.
         config: the whole config; used are seed, train.*, optim.*, mesh.*.
         workdir: folder of the run, made if needed.
-        rounds: passed to `task.loss`, static.
+        rounds: what `task.loss` is given, static: always the same number, or a curriculum.
         rules: sharding rules, see `sharding.match_rules`.
         provenance: stored beside the config; its "fingerprints" must not change on a resume.
         evaluate: from (all parameters, step) to numbers, called every `train.eval_every` steps
@@ -75,12 +76,12 @@ def run(
     """
     # All that can be refused is refused before anything is written.
     _check_train(config.train)
+    steps = config.train.steps
+    curriculum = rounds if isinstance(rounds, Curriculum) else Curriculum(rounds, (), steps)
     folder, provenance = Workdir(pathlib.Path(workdir)), provenance or {}
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     batch_shapes = sharding.batch_shapes(task.batch_spec, mesh)
-    tx, schedule = optim.make_optimizer(
-        config.optim, steps=config.train.steps, no_decay=task.no_decay
-    )
+    tx, schedule = optim.make_optimizer(config.optim, steps=steps, no_decay=task.no_decay)
     folder.require(config, provenance)
     params = abstract_params(task, mesh, rules=rules)
     pretrained = load_pretrained(task, params)
@@ -89,7 +90,6 @@ def run(
     frozen = create_params(task, frozen, pretrained=pretrained, seed=config.seed)
     folder.create(config, provenance)
 
-    steps = config.train.steps
     with (
         Interrupts() as interrupts,
         Checkpoints(folder.checkpoints, keep=config.train.keep) as checkpoints,
@@ -104,12 +104,18 @@ def run(
             logging.info("%s is finished: all of its %d steps are done", folder.path, steps)
             return state
         train_step = make_train_step(task, tx, schedule, seed=config.seed, like=like)
-        train_step = _compile(train_step, like, frozen, batch_shapes, rounds)
+        # All of them, the largest first: what does not fit in memory fails before any step.
+        train_steps = {
+            n: _compile(train_step, like, frozen, batch_shapes, rounds=n)
+            for n in curriculum.remaining(start)
+        }
         with (
             MetricsLog(folder.metrics_file, folder.tensorboard, last_step=start) as log,
             Progress(start, steps) as progress,
         ):
-            pause = _Pause(config, checkpoints, log, progress, batches, frozen, evaluate)
+            pause = _Pause(
+                config, curriculum, checkpoints, log, progress, batches, frozen, evaluate
+            )
             metrics: Metrics = {}
             for step in range(start, steps + 1):
                 if step > start:  # what a run resumes from was evaluated and saved before
@@ -121,6 +127,7 @@ def run(
                     batch = sharding.put_batch(_draw(batches, step), batch_shapes)
                     # The host prepares a batch while the devices run one step, and no further.
                     jax.block_until_ready(metrics)
+                    train_step = train_steps[curriculum.rounds_at(step)]
                     state, metrics = train_step(state, frozen, batch)
                     progress.advance()
     return state
@@ -132,6 +139,7 @@ class _Pause:
     def __init__(
         self,
         config: ConfigDict,
+        curriculum: Curriculum,
         checkpoints: Checkpoints,
         log: MetricsLog,
         progress: Progress,
@@ -139,7 +147,8 @@ class _Pause:
         frozen: Params,
         evaluate: Evaluate | None,
     ):
-        self._config, self._checkpoints, self._log = config, checkpoints, log
+        self._config, self._curriculum = config, curriculum
+        self._checkpoints, self._log = checkpoints, log
         self._progress, self._batches = progress, batches
         self._frozen, self._evaluate = frozen, evaluate
 
@@ -158,7 +167,7 @@ class _Pause:
             found = self._evaluate(merge(state.trainable, self._frozen), step)
             values |= {f"eval/{name}": float(value) for name, value in found.items()}
         if log:
-            self._log.write(step, values)
+            self._log.write(step, {"rounds": self._curriculum.rounds_at(step - 1), **values})
         if save:
             data = self._batches.get_state()
             self._checkpoints.save(step, state, data=data, config=plain(self._config))
@@ -208,6 +217,7 @@ def _compile(
     like: TrainState,
     frozen: Params,
     batch: Mapping[str, jax.ShapeDtypeStruct],
+    *,
     rounds: int,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile ahead of the first batch; the result refuses other shapes, it never recompiles."""

@@ -51,7 +51,8 @@ def test_workdir_of_a_run(finished):
 def test_metrics_of_a_run(finished):
     rows = read_metrics(finished[0].metrics_file)
     assert [row["step"] for row in rows] == [1, 4, 5, 8, 10, 12]
-    keys = ["step", "loss", "grad_norm", "loss/mean_error", "lr", "seconds_per_step"]
+    keys = ["step", "rounds", "loss", "grad_norm", "loss/mean_error", "lr", "seconds_per_step"]
+    assert {row["rounds"] for row in rows} == {2}
     for row in rows:
         evaluated = row["step"] in (5, 10, 12)
         assert list(row) == keys + ["eval/error"] * evaluated
