@@ -1,12 +1,18 @@
-"""The canvas of a grafted CogVideoX: text, video, and the action cells beside them.
+"""The canvas of a grafted CogVideoX: text, video, and new regions beside them.
 
-Text and video cells are the backbone's own. Action cells are new: latent frame k >= 1 owns the four
-actions that lead to it, past ones before `t_current`, future ones from there on. By default new
-cells read everything and nothing of the backbone reads them, so the backbone's function is
-untouched at initialisation.
+Text and video cells are the backbone's own. New cells are a third group: latent frame k >= 1 owns
+the four actions that lead to it, every latent frame a cell of robot state and one of reward, and
+thought cells have no data at all and may run on a slower clock. By default new cells read
+everything and nothing of the backbone reads them, so the backbone's function is untouched at
+initialisation.
 """
 
 from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int
 
 from roam_jax.canvas.layout import CanvasLayout, RegionSpec
 from roam_jax.canvas.topology import CanvasTopology, Connection
@@ -14,6 +20,44 @@ from roam_jax.contracts import FRAMES_PER_LATENT, TimeSpec
 
 BACKBONE_REGIONS = ("text", "visual")
 PAST, FUTURE = "past_action", "future_action"
+THOUGHT = "thought"
+
+
+@dataclasses.dataclass(frozen=True)
+class NewRegions:
+    """Which regions stand beside text and video, and how much their errors weigh.
+
+    Args:
+        actions: cells of past and future actions.
+        proprio, reward: one cell a latent frame; frames from `t_current` on have cells where the
+            weight is positive, to be predicted.
+        thought_cells: learned cells without data or target of every thought frame.
+        thought_period: latent frames between two thought frames.
+        action_weight, proprio_weight, reward_weight: loss weights of what is predicted.
+
+    Raises:
+        ValueError: a value is out of range, or a weight has no region.
+    """
+
+    actions: bool = True
+    proprio: bool = False
+    reward: bool = False
+    thought_cells: int = 0
+    thought_period: int = 1
+    action_weight: float = 1.0
+    proprio_weight: float = 0.0
+    reward_weight: float = 0.0
+
+    def __post_init__(self):
+        if self.thought_cells < 0:
+            raise ValueError(f"canvas.thought_cells = {self.thought_cells}: expected at least 0")
+        for name in ("proprio", "reward"):
+            weight = getattr(self, f"{name}_weight")
+            if weight and not getattr(self, name):
+                raise ValueError(
+                    f"canvas.{name}_weight = {weight} without a region: expected "
+                    f"canvas.{name} = True"
+                )
 
 
 def graft_layout(
@@ -24,46 +68,82 @@ def graft_layout(
     width: int,
     text_length: int,
     visual_weight: float = 1.0,
-    action_weight: float = 1.0,
-    action_cells: bool = True,
+    new: NewRegions = NewRegions(),
 ) -> CanvasLayout:
-    """Regions in sequence order: text, visual, then past and future actions where they exist.
+    """Regions in sequence order: text, visual, then the new ones.
 
     Args:
         time: window length and `t_current`.
         rows, columns: video tokens of a latent frame.
         width: width of a cell.
         text_length: text tokens.
-        visual_weight, action_weight: loss weights of the two predicted regions.
-        action_cells: whether the canvas has action cells (the `pooled` decoder needs none).
+        visual_weight: loss weight of the predicted video.
+        new: the regions beside them.
 
     Returns:
-        The layout; text lies below the video in frame 0, actions in the row below it.
+        The layout; text lies below the video in frame 0, each new stream in a row of its own below
+        the text.
+
+    Raises:
+        ValueError: the thought period does not fit the window.
     """
-    grid_width = max(columns, FRAMES_PER_LATENT)
+    grid_width = max(columns, FRAMES_PER_LATENT, new.thought_cells)
     text_rows = -(-text_length // grid_width)
-    action_row = rows + text_rows
     regions = {
         "text": RegionSpec(
-            (0, 1, rows, action_row, 0, grid_width), is_output=False, length=text_length
+            (0, 1, rows, rows + text_rows, 0, grid_width), is_output=False, length=text_length
         ),
         "visual": RegionSpec((0, time.latents, 0, rows, 0, columns), loss_weight=visual_weight),
     }
-    cells = (action_row, action_row + 1, 0, FRAMES_PER_LATENT)
-    if action_cells and time.past_actions:
-        regions[PAST] = RegionSpec((1, time.t_current, *cells), is_output=False)
-    if action_cells:
-        regions[FUTURE] = RegionSpec(
-            (time.t_current, time.latents, *cells), loss_weight=action_weight
-        )
+    regions |= _new_regions(new, time, first_row=rows + text_rows)
     return CanvasLayout(
         T=time.latents,
-        H=action_row + 1,
+        H=max(spec.bounds[3] for spec in regions.values()),
         W=grid_width,
         d_model=width,
         regions=regions,
         t_current=time.t_current,
     )
+
+
+def _new_regions(new: NewRegions, time: TimeSpec, *, first_row: int) -> dict[str, RegionSpec]:
+    """Observed and predicted part of every stream, each stream in a row of its own."""
+    regions: dict[str, RegionSpec] = {}
+
+    def row(number: int, t0: int, t1: int, cells: int) -> tuple[int, int, int, int, int, int]:
+        return t0, t1, first_row + number, first_row + number + 1, 0, cells
+
+    now, end = time.t_current, time.latents
+    if new.actions and time.past_actions:
+        regions[PAST] = RegionSpec(row(0, 1, now, FRAMES_PER_LATENT), is_output=False)
+    if new.actions:
+        bounds = row(0, now, end, FRAMES_PER_LATENT)
+        regions[FUTURE] = RegionSpec(bounds, loss_weight=new.action_weight)
+    for number, name in enumerate(("proprio", "reward"), start=1):
+        if getattr(new, name):
+            regions[f"observed_{name}"] = RegionSpec(row(number, 0, now, 1), is_output=False)
+        if weight := getattr(new, f"{name}_weight"):
+            regions[f"future_{name}"] = RegionSpec(row(number, now, end, 1), loss_weight=weight)
+    if new.thought_cells:
+        period = new.thought_period
+        if not 1 <= period <= time.latents:
+            raise ValueError(
+                f"canvas.thought_period = {period}: expected 1..{time.latents}, the latent frames "
+                "of the window"
+            )
+        bounds = row(3, 0, -(-time.latents // period), new.thought_cells)
+        regions[THOUGHT] = RegionSpec(bounds, period=period, is_output=False)
+    return regions
+
+
+def latent_frames(layout: CanvasLayout) -> Int[np.ndarray, " N"]:
+    """Latent frame of every cell but the text's, in sequence order: canvas frame x period."""
+    frames = [
+        layout.region_indices(name) // (layout.H * layout.W) * spec.period
+        for name, spec in layout.regions.items()
+        if name != "text"
+    ]
+    return np.concatenate(frames).astype(np.int32)
 
 
 def graft_topology(layout: CanvasLayout, *, backbone_reads_new: float = 0.0) -> CanvasTopology:

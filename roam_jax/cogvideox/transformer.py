@@ -12,15 +12,15 @@ import functools
 from typing import Any
 
 import einops
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from roam_jax.attention import dense
 from roam_jax.canvas.segments import SegmentTable
 from roam_jax.cogvideox.config import TransformerConfig
+from roam_jax.cogvideox.embedding import Conditioning, PatchEmbed, TimeEmbedding, condition
 
 # Small, as in adaLN-Zero (Peebles & Xie 2023, section 3.2): blocks start near the identity and the
 # prediction near 0, which trains best. Not zero, so that a fresh model is no constant, and every
@@ -28,111 +28,29 @@ from roam_jax.cogvideox.config import TransformerConfig
 _SMALL = nn.initializers.normal(0.02)
 
 
-def position_tables(
-    config: TransformerConfig, *, frames: int, height: int, width: int
-) -> tuple[Float[np.ndarray, "F Dt"], Float[np.ndarray, "H Ds"], Float[np.ndarray, "W Ds"]]:
-    """Sinusoidal positions of latent frames, token rows and token columns.
-
-    Computed in float64 from the float32 coordinates that diffusers has, then rounded. A quarter of
-    the width codes time, three eighths code columns, three eighths rows.
-    """
-
-    def table(count: int, size: int, scale: float) -> np.ndarray:
-        coordinates = np.arange(count, dtype=np.float32) / np.float32(scale)
-        frequencies = 10000.0 ** -(np.arange(size // 2) / (size / 2))
-        angles = np.outer(coordinates.astype(np.float64), frequencies)
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
-
-    temporal, spatial = config.width // 4, 3 * config.width // 8
-    return (
-        table(frames, temporal, config.temporal_interpolation_scale),
-        table(height, spatial, config.spatial_interpolation_scale),
-        table(width, spatial, config.spatial_interpolation_scale),
-    )
-
-
-def timestep_frequencies(width: int) -> Float[np.ndarray, " half"]:
-    """Frequencies of the time embedding, rounded to float32 from float64 exponentials."""
-    half = width // 2
-    # The exponents are diffusers' float32 ones. Only exp needs float64: XLA's float32 exp alone
-    # would cost 7e-6 of relative error at t = 999.
-    exponents = np.float32(-np.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half)
-    return np.exp(exponents.astype(np.float64)).astype(np.float32)
-
-
-class PatchEmbed(nn.Module):
-    """Projects text and 2 x 2 patches of the latents; adds positions to the video tokens.
-
-    Tokens are in (frame, row, column) order.
-    """
-
-    config: TransformerConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, latents: Float[Array, "B F C H W"], text: Float[Array, "B S Dt"]
-    ) -> tuple[Float[Array, "B S D"], Float[Array, "B N D"]]:
-        """Latents and text embeddings -> text and video tokens.
-
-        Raises:
-            ValueError: the text has another length or width than the model's, or the latents
-                another number of channels, or a height or width that patches do not divide.
-        """
-        config, patch = self.config, self.config.patch_size
-        *_, channels, height, width = latents.shape
-        if text.shape[1:] != (config.max_text_seq_length, config.text_embed_dim):
-            raise ValueError(
-                f"text embeddings have shape {text.shape}, expected (batch, "
-                f"{config.max_text_seq_length}, {config.text_embed_dim})"
-            )
-        if channels != config.in_channels or height % patch or width % patch:
-            raise ValueError(
-                f"latents have shape {latents.shape}, expected (batch, frames, "
-                f"{config.in_channels}, height, width) with multiples of {patch}"
-            )
-        text = nn.Dense(config.width, dtype=self.dtype, name="text_proj")(text)
-        size = (patch, patch)
-        project = nn.Conv(config.width, size, size, "VALID", dtype=self.dtype, name="proj")
-        video = project(einops.rearrange(latents, "B F C H W -> B F H W C"))
-        video = video + self._positions(*video.shape[1:4]).astype(video.dtype)
-        return text, einops.rearrange(video, "B F H W D -> B (F H W) D")
-
-    def _positions(self, frames: int, height: int, width: int) -> jax.Array:
-        """(F, H, W, D): time, then columns, then rows; joined here so that no large constant is."""
-        time, rows, columns = position_tables(
-            self.config, frames=frames, height=height, width=width
-        )
-        shape = (frames, height, width)
-        parts = time[:, None, None], columns[None, None], rows[None, :, None]
-        return jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in parts], -1)
-
-
-class TimeEmbedding(nn.Module):
-    """Timesteps -> conditioning vectors; who uses one applies the first silu itself."""
-
-    config: TransformerConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, timesteps: Num[Array, "*B"]) -> Float[Array, "*B E"]:
-        """Timesteps 0..999 of any shape -> their embeddings."""
-        frequencies = timestep_frequencies(self.config.width)
-        angles = timesteps.astype(jnp.float32)[..., None] * frequencies
-        waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        dense_layer = functools.partial(nn.Dense, self.config.time_embed_dim, dtype=self.dtype)
-        return dense_layer(name="linear_2")(nn.silu(dense_layer(name="linear_1")(waves)))
-
-
 def _layer_norm(name: str, *, epsilon: float, dtype: Any) -> nn.LayerNorm:
     """LayerNorm with torch's variance, the two-pass one."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
+def _of_text(values: Float[Array, "B *F D"]) -> Float[Array, "B 1 D"]:
+    """The text's row of what was computed from `temb`."""
+    return values[:, None] if values.ndim == 2 else values[:, :1]
+
+
+def _of_video(
+    values: Float[Array, "B *F D"], frames: Int[np.ndarray, " N"] | None
+) -> Float[Array, "B N_or_1 D"]:
+    """The same for every video cell, by its latent frame."""
+    return values[:, None] if frames is None else values[:, 1 + frames]
+
+
 def _modulate(
-    tokens: Float[Array, "B N D"], shift: Float[Array, "B D"], scale: Float[Array, "B D"]
+    tokens: Float[Array, "B N D"],
+    shift: Float[Array, "B N_or_1 D"],
+    scale: Float[Array, "B N_or_1 D"],
 ) -> Float[Array, "B N D"]:
-    return tokens * (1 + scale[:, None]) + shift[:, None]
+    return tokens * (1 + scale) + shift
 
 
 class AdaNorm(nn.Module):
@@ -146,19 +64,20 @@ class AdaNorm(nn.Module):
         self,
         text: Float[Array, "B S D"],
         video: Float[Array, "B N D"],
-        temb: Float[Array, "B E"],
-    ) -> tuple[Float[Array, "B M D"], Float[Array, "B 1 D"], Float[Array, "B 1 D"]]:
+        temb: Conditioning,
+        frames: Int[np.ndarray, " N"] | None,
+    ) -> tuple[Float[Array, "B M D"], Float[Array, "B 1 D"], Float[Array, "B N_or_1 D"]]:
         """The joint sequence [text | video], normed; the text's and the video's gates."""
         linear = nn.Dense(
             6 * self.config.width, dtype=self.dtype, kernel_init=_SMALL, name="linear"
         )
-        shift, scale, gate, text_shift, text_scale, text_gate = jnp.split(
-            linear(nn.silu(temb)), 6, axis=-1
-        )
+        of_video, of_text = jnp.split(linear(nn.silu(temb)), 2, axis=-1)
+        shift, scale, gate = jnp.split(_of_video(of_video, frames), 3, axis=-1)
+        text_shift, text_scale, text_gate = jnp.split(_of_text(of_text), 3, axis=-1)
         norm = _layer_norm("norm", epsilon=self.config.norm_eps, dtype=self.dtype)
         text = _modulate(norm(text), text_shift, text_scale)
         video = _modulate(norm(video), shift, scale)
-        return jnp.concatenate([text, video], axis=1), text_gate[:, None], gate[:, None]
+        return jnp.concatenate([text, video], axis=1), text_gate, gate
 
 
 class JointAttention(nn.Module):
@@ -216,15 +135,18 @@ class Block(nn.Module):
         self,
         text: Float[Array, "B S D"],
         video: Float[Array, "B N D"],
-        temb: Float[Array, "B E"],
+        temb: Conditioning,
         table: SegmentTable | None = None,
+        frames: Int[np.ndarray, " N"] | None = None,
     ) -> tuple[Float[Array, "B S D"], Float[Array, "B N D"]]:
         """Both streams after the block.
 
         Args:
             text, video: the two streams.
-            temb: conditioning from `TimeEmbedding`.
+            temb: time embedding of each batch row (B, E); or, with `frames`, of the text and of
+                every latent frame (B, 1 + F, E).
             table: topology over the joint sequence [text | video]; None = all to all.
+            frames: latent frame of each video cell, where frames have timesteps of their own.
         """
         attend = JointAttention(self.config, self.dtype, name="attn1")
         layers = {
@@ -233,7 +155,7 @@ class Block(nn.Module):
         }
         for name, layer in layers.items():
             norm = AdaNorm(self.config, self.dtype, name=name)
-            joint, text_gate, gate = norm(text, video, temb)
+            joint, text_gate, gate = norm(text, video, temb, frames)
             change = layer(joint)
             text, video = (
                 text + text_gate * change[:, : text.shape[1]],
@@ -250,12 +172,15 @@ class AdaNormOut(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "B N D"], temb: Float[Array, "B E"]
+        self,
+        tokens: Float[Array, "B N D"],
+        temb: Conditioning,
+        frames: Int[np.ndarray, " N"] | None,
     ) -> Float[Array, "B N D"]:
         """Modulated tokens."""
         width = 2 * self.config.width
         linear = nn.Dense(width, dtype=self.dtype, kernel_init=_SMALL, name="linear")
-        shift, scale = jnp.split(linear(nn.silu(temb)), 2, axis=-1)
+        shift, scale = jnp.split(_of_video(linear(nn.silu(temb)), frames), 2, axis=-1)
         norm = _layer_norm("norm", epsilon=self.config.norm_eps, dtype=self.dtype)
         return _modulate(norm(tokens), shift, scale)
 
@@ -274,13 +199,17 @@ class Readout(nn.Module):
     def __call__(
         self,
         video: Float[Array, "B N D"],
-        temb: Float[Array, "B E"],
+        temb: Conditioning,
         shape: tuple[int, ...],
+        frames: Int[np.ndarray, " N"] | None = None,
     ) -> Float[Array, "B F C H W"]:
-        """Tokens of latents with `shape` (B, F, C, H, W) -> velocity of the same size, float32."""
+        """Tokens of latents with `shape` (B, F, C, H, W) -> velocity of the same size, float32.
+
+        `temb` and `frames` are those of `Block`.
+        """
         config, patch = self.config, self.config.patch_size
         norm = _layer_norm("norm_final", epsilon=config.norm_eps, dtype=self.dtype)
-        tokens = AdaNormOut(config, self.dtype, name="norm_out")(norm(video), temb)
+        tokens = AdaNormOut(config, self.dtype, name="norm_out")(norm(video), temb, frames)
         project = nn.Dense(
             config.out_channels * patch**2, dtype=self.dtype, kernel_init=_SMALL, name="proj_out"
         )
@@ -317,14 +246,14 @@ class Transformer(nn.Module):
         self,
         latents: Float[Array, "B F C H W"],
         text: Float[Array, "B S Dt"],
-        timesteps: Num[Array, " B"],
+        timesteps: Num[Array, B * F],
     ) -> Float[Array, "B F C H W"]:
         """Predicts the velocity v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0.
 
         Args:
             latents: x_t, scaled by the VAE's factor.
             text: embeddings of exactly `max_text_seq_length` tokens, padding included.
-            timesteps: 0..999.
+            timesteps: 0..999, one a row (B,) as in diffusers, or one a latent frame (B, F).
 
         Returns:
             v in float32.
@@ -332,14 +261,15 @@ class Transformer(nn.Module):
         Raises:
             ValueError: a shape does not fit the config.
         """
-        temb = self.time_embedding(timesteps)
         streams = self.patch_embed(latents, text)
+        cells = np.repeat(np.arange(latents.shape[1]), streams[1].shape[1] // latents.shape[1])
+        temb, frames = condition(self.time_embedding, timesteps, cells)
         scan = nn.scan(
-            lambda block, carry, temb: (block(*carry, temb), None),
+            lambda block, carry, temb: (block(*carry, temb, frames=frames), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.config.num_layers,
         )
         (_, video), _ = scan(self.blocks, streams, temb)
-        return self.readout(video, temb, latents.shape)
+        return self.readout(video, temb, latents.shape, frames)

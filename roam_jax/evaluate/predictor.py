@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from roam_jax.contracts import Batch, Params
+from roam_jax.cogvideox.graft_cells import DATA_FIELDS
+from roam_jax.contracts import ACTION_DIM, Batch, Params
 from roam_jax.evaluate.placement import put_rows
 from roam_jax.evaluate.windows import PURE_NOISE, window_noise
-from roam_jax.tasks.graft import GraftModel
+from roam_jax.tasks.graft import TARGETS, GraftModel
 
 # What the model reads of a window, beside its latents.
-INPUTS = ("text", "past_actions", "action_chunk")
+INPUTS = ("text", *DATA_FIELDS.values(), *TARGETS.values())
 
 
 class GraftPredictor:
@@ -26,14 +27,23 @@ class GraftPredictor:
 
     Args:
         model: the model.
+        action_steps: steps in which diffused actions are denoised when the policy is deployed.
         extrapolate: "last" allows more rounds than were trained.
+
+    Raises:
+        ValueError: `action_steps` is out of range.
     """
 
-    def __init__(self, model: GraftModel, *, extrapolate: str | None = None):
+    def __init__(self, model: GraftModel, *, action_steps: int = 1, extrapolate: str | None = None):
+        if not 1 <= action_steps <= model.schedule.steps:
+            raise ValueError(
+                f"eval.action_steps = {action_steps}: expected 1..{model.schedule.steps}"
+            )
         self.model, self._extrapolate = model, extrapolate
+        self._action_steps = action_steps
         self._encode = jax.jit(lambda vae, frames: model.backbone.encode(vae, frames, model.time))
         self._decode = jax.jit(model.backbone.decode)
-        self._predict = jax.jit(self._predict_windows, static_argnames="rounds")
+        self._predict = jax.jit(self._predict_windows, static_argnames=("rounds", "action_steps"))
 
     def encode(self, params: Params, batch: Batch) -> Batch:
         """The windows with latents instead of frames, on the devices of `params`."""
@@ -48,7 +58,13 @@ class GraftPredictor:
         """`predict` as the policy is deployed: the future is pure noise, t = 999."""
         last = self.model.schedule.steps - 1
         return self.predict(
-            params, windows, indices, timesteps=(last, last + 1), stream=PURE_NOISE, rounds=rounds
+            params,
+            windows,
+            indices,
+            timesteps=(last, last + 1),
+            stream=PURE_NOISE,
+            rounds=rounds,
+            action_steps=self._action_steps,
         )
 
     def predict(
@@ -60,6 +76,7 @@ class GraftPredictor:
         timesteps: tuple[int, int],
         stream: int,
         rounds: int,
+        action_steps: int = 1,
     ) -> dict:
         """Predictions on encoded windows.
 
@@ -70,15 +87,22 @@ class GraftPredictor:
             timesteps: half-open range that each window's timestep is drawn from.
             stream: which of a window's draws of noise.
             rounds: static number of rounds.
+            action_steps: static number of steps in which diffused actions are denoised.
 
         Returns:
-            {"actions" (B, p, 7) normalised, "error" (B,) of the velocity over predicted frames,
-            "zero_error" (B,) of predicting zero, "latents" (B, F, C, H, W): the observed frames and
-            x0 of the others in one step, "measures": measure -> stream -> (B, depth, rounds)}.
+            {"actions" (B, p, 7) normalised, "proprio" (B, F - t_current, 7) and "reward"
+            (B, F - t_current, 1) where they are predicted, "error" (B,) of the velocity over
+            predicted frames, "zero_error" (B,) of predicting zero, "latents" (B, F, C, H, W): the
+            observed frames and x0 of the others in one step, "measures": measure -> stream ->
+            (B, depth, rounds)}.
         """
-        shape = (self.model.time.latents, *self.model.backbone.latent_shape)
+        time = self.model.time
+        shape = (time.latents, *self.model.backbone.latent_shape)
         drawn = window_noise(indices, stream, *timesteps, shape=shape)
-        return self._predict(params, windows, *put_rows(drawn, params), rounds=rounds)
+        chunk = (time.chunk, ACTION_DIM)
+        _, action_noise = window_noise(indices, stream, *timesteps, shape=chunk)
+        drawn = put_rows((*drawn, action_noise), params)
+        return self._predict(params, windows, *drawn, rounds=rounds, action_steps=action_steps)
 
     def decode(
         self, params: Params, latents: Float[Array, "B F C h w"]
@@ -86,31 +110,36 @@ class GraftPredictor:
         """Frames of latents."""
         return self._decode(params["vae"], latents)
 
-    def _predict_windows(self, params, windows, timesteps, noise, rounds: int) -> dict:
-        def one_window(window, timestep, noise):
-            window, timestep, noise = jax.tree.map(lambda x: x[None], (window, timestep, noise))
-            found = self._predict_batch(params, window, timestep, noise, rounds)
+    def _predict_windows(self, params, windows, *drawn, rounds: int, action_steps: int) -> dict:
+        def one_window(*inputs):
+            inputs = jax.tree.map(lambda x: x[None], inputs)
+            found = self._predict_batch(params, *inputs, rounds=rounds, action_steps=action_steps)
             measures = found.pop("measures")
             return {**jax.tree.map(lambda x: x[0], found), "measures": measures}
 
-        return jax.vmap(one_window)(windows, timesteps, noise)
+        return jax.vmap(one_window)(windows, *drawn)
 
-    def _predict_batch(self, params, batch, timesteps, noise, rounds: int) -> dict:
+    def _predict_batch(
+        self, params, batch, timesteps, noise, action_noise, *, rounds: int, action_steps: int
+    ) -> dict:
         model = self.model
-        outputs, measures = model.predict(
-            params,
-            batch,
-            timesteps=timesteps,
-            noise=noise,
-            rounds=rounds,
-            extrapolate=self._extrapolate,
-        )
+        inputs = {
+            "timesteps": timesteps,
+            "noise": noise,
+            "rounds": rounds,
+            "extrapolate": self._extrapolate,
+        }
+        if model.diffuses_actions:
+            inputs |= {"action_noise": action_noise, "steps": action_steps}
+            outputs, measures = model.sample(params, batch, **inputs)
+        else:
+            outputs, measures = model.predict(params, batch, **inputs)
         x0 = model.schedule.predict_x0(outputs["noisy"], outputs["velocity"], timesteps)
         observed = model.time.t_current
         latents = jnp.concatenate([outputs["noisy"][:, :observed], x0[:, observed:]], axis=1)
         zero = {**outputs, "velocity": jnp.zeros_like(outputs["velocity"])}
         return {
-            "actions": outputs["actions"],
+            **{stream: outputs[stream] for stream in TARGETS if stream in outputs},
             "error": model.diffusion_error(outputs),
             "zero_error": model.diffusion_error(zero),
             "latents": latents,

@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.cogvideox.graft import GraftConfig, GraftedTransformer, trainable_patterns
-from roam_jax.cogvideox.graft_canvas import graft_layout, graft_topology
+from roam_jax.cogvideox.graft import GraftedTransformer
+from roam_jax.cogvideox.graft_canvas import FUTURE, NewRegions, graft_layout, graft_topology
+from roam_jax.cogvideox.graft_cells import DATA_FIELDS
+from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig, trainable_patterns
 from roam_jax.contracts import ACTION_DIM, ArraySpec, Batch, Params, Task, TimeSpec
+from roam_jax.diffusion.sampler import ddim_step, next_timesteps, trailing_timesteps
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.tasks.backbone import Backbone
 from roam_jax.tasks.rows import share_of_rows
 from roam_jax.train.sharding import shard_largest
 
+# Output of the model -> field of the batch that it is compared with.
+TARGETS = {"actions": "action_chunk", "proprio": "future_proprio", "reward": "future_reward"}
 # Stacked over depth, gates, biases and norms are matrices, so they are named.
 NO_DECAY = (r"^blocks/loop/", r"/(bias|scale)$")
 SHARDING_RULES = (
@@ -33,6 +40,19 @@ SHARDING_RULES = (
     (r"/kernel$", shard_largest),
     (r"/(bias|scale)$", PartitionSpec()),
 )
+
+
+CLEAN_TIMESTEPS = ("global", "zero")
+
+
+class NoisedActions(NamedTuple):
+    """Actions on their way from noise to a chunk, and how far they are.
+
+    `values` is (B, P, 7), normalised units; `timesteps` (B,) integers 0..999.
+    """
+
+    values: Array
+    timesteps: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +65,12 @@ class GraftModel:
         time: alignment of the window.
         schedule: the noise schedule.
         deploy_fraction: share of training rows at t = 999.
-        visual_weight, action_weight: loss weights of the two predicted regions.
+        weights: loss weights of "diffusion", "action" and what else is predicted.
+        clean_timestep: what modulates the observed frames: global, the timestep of the row; zero,
+            a timestep of their own, 0.
+
+    Raises:
+        ValueError: no such `clean_timestep`.
     """
 
     module: GraftedTransformer
@@ -53,33 +78,78 @@ class GraftModel:
     time: TimeSpec
     schedule: NoiseSchedule
     deploy_fraction: float
-    visual_weight: float = 1.0
-    action_weight: float = 1.0
+    weights: Mapping[str, float]
+    clean_timestep: str = "global"
+
+    def __post_init__(self):
+        if self.clean_timestep not in CLEAN_TIMESTEPS:
+            raise ValueError(
+                f"loss.clean_timestep = {self.clean_timestep!r}: expected one of "
+                f"{', '.join(CLEAN_TIMESTEPS)}"
+            )
+
+    @property
+    def diffuses_actions(self) -> bool:
+        """Whether actions are denoised, not regressed."""
+        return self.module.graft_config.decoder == "tokens_diffused"
 
     def init(self, rng: jax.Array, batch_spec: Mapping[str, ArraySpec]) -> Params:
         """Fresh parameters of the whole tree: transformer, loop, graft and VAE."""
-        text = jnp.zeros((1, *batch_spec["text"].shape[1:]))
-        past = jnp.zeros((1, self.time.past_actions, ACTION_DIM))
-        latents = jnp.zeros((1, self.time.latents, *self.backbone.latent_shape))
+        batch = {
+            name: jnp.zeros((1, *spec.shape[1:]), spec.dtype)
+            for name, spec in batch_spec.items()
+            if name == "text" or name in DATA_FIELDS.values()
+        }
+        zeros = jnp.zeros(1, jnp.int32)
+        chunk = jnp.zeros((1, self.time.chunk, ACTION_DIM))
         rng, vae_rng = jax.random.split(rng)
-        variables = self.module.init(rng, latents, text, jnp.zeros(1, jnp.int32), past, rounds=1)
+        variables = self.module.init(
+            rng,
+            jnp.zeros((1, self.time.latents, *self.backbone.latent_shape)),
+            batch["text"],
+            zeros,
+            **self._cells(batch, NoisedActions(chunk, zeros) if self.diffuses_actions else None),
+            rounds=1,
+        )
         return {**variables["params"], "vae": self.backbone.init_vae(vae_rng)}
+
+    def _cells(self, batch: Batch, actions: NoisedActions | None) -> dict[str, Any]:
+        """What the new regions hold, as arguments of the module."""
+        regions = self.module.layout.regions
+        data = {
+            region: jnp.asarray(batch[field])
+            for region, field in DATA_FIELDS.items()
+            if region in regions
+        }
+        if actions is None:
+            return {"data": data}
+        return {"data": {**data, FUTURE: actions.values}, "action_timesteps": actions.timesteps}
 
     def predict(
         self,
         params: Params,
         batch: Batch,
         *,
-        timesteps: Array,
-        noise: Float[Array, "B F C H W"],
+        timesteps: Int[Array, " B"],
+        noise: Float[Array, "B F C h w"],
         rounds: int,
+        actions: NoisedActions | None = None,
         extrapolate: str | None = None,
     ) -> tuple[dict[str, Array], dict]:
         """Model outputs on a batch whose future is noised to `timesteps`.
 
+        Args:
+            params: the whole tree.
+            batch: windows.
+            timesteps: of the future latents of each row.
+            noise: standard normal.
+            rounds: static number of rounds.
+            actions: with the decoder `tokens_diffused`, the noised future actions.
+            extrapolate: "last" allows more rounds than were trained.
+
         Returns:
-            {"velocity", "actions", "target" (B, F, C, H, W), "clean", "noisy"} and the round
-            measures.
+            {"velocity", "actions", ..., "target" (B, F, C, H, W), "clean", "noisy"} and the round
+            measures. With `tokens_diffused` "actions" is the velocity of the actions.
         """
         observed, clean = self.backbone.latents(params["vae"], batch, self.time)
         noisy = self.schedule.add_noise(clean, noise, timesteps)
@@ -89,8 +159,8 @@ class GraftModel:
             {"params": transformer},
             noisy.astype(self.module.dtype),
             jnp.asarray(batch["text"], self.module.dtype),
-            timesteps,
-            jnp.asarray(batch["past_actions"]),
+            self._modulation(timesteps),
+            **self._cells(batch, actions),
             rounds=rounds,
             extrapolate=extrapolate,
         )
@@ -98,23 +168,84 @@ class GraftModel:
         target = self.schedule.velocity(clean, noise, timesteps)
         return {**outputs, "target": target, "clean": clean, "noisy": noisy}, measures
 
+    def _modulation(self, timesteps: Int[Array, " B"]) -> Int[Array, B * F]:
+        """The timesteps that the blocks see: of rows, or of latent frames with clean ones at 0."""
+        if self.clean_timestep == "global":
+            return timesteps
+        predicted = np.arange(self.time.latents) >= self.time.t_current
+        return timesteps[:, None] * predicted
+
+    def sample(
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        timesteps: Int[Array, " B"],
+        noise: Float[Array, "B F C h w"],
+        action_noise: Float[Array, "B P A"],
+        steps: int,
+        rounds: int,
+        extrapolate: str | None = None,
+    ) -> tuple[dict[str, Array], dict]:
+        """Actions denoised in a few steps while the future video stays at its timestep.
+
+        Args:
+            params, batch, timesteps, noise, rounds, extrapolate: as for `predict`; a policy is
+                deployed at t = 999.
+            action_noise: standard normal, where the actions start.
+            steps: static number of steps, each a pass through the whole model.
+
+        Returns:
+            As `predict`, with "actions" (B, P, 7) in normalised units.
+
+        Raises:
+            ValueError: `steps` is out of range.
+        """
+        action_timesteps = trailing_timesteps(self.schedule, steps)
+
+        def step(actions, times):
+            now, following = times
+            outputs, measures = self.predict(
+                params,
+                batch,
+                timesteps=timesteps,
+                noise=noise,
+                rounds=rounds,
+                actions=NoisedActions(actions, jnp.full(timesteps.shape, now)),
+                extrapolate=extrapolate,
+            )
+            actions = ddim_step(self.schedule, actions, outputs.pop("actions"), now, following)
+            return actions, (outputs, measures)
+
+        times = action_timesteps, next_timesteps(action_timesteps)
+        actions, found = jax.lax.scan(step, action_noise, times)
+        outputs, measures = jax.tree.map(lambda x: x[-1], found)
+        return {**outputs, "actions": actions}, measures
+
     def diffusion_error(self, outputs: dict[str, Array]) -> Float[Array, " B"]:
         """Mean squared error of the velocity over predicted frames, by row."""
         future = slice(self.time.t_current, None)
         error = jnp.square(outputs["velocity"][:, future] - outputs["target"][:, future])
         return error.mean(axis=(1, 2, 3, 4))
 
-    def action_error(self, outputs: dict[str, Array], batch: Batch) -> Float[Array, " B"]:
-        """Mean squared error of the predicted actions in normalised units, by row.
+    def stream_error(
+        self, outputs: dict[str, Array], batch: Batch, stream: str
+    ) -> Float[Array, " B"]:
+        """Mean squared error of a predicted stream in normalised units, by row.
 
         The `pooled` decoder predicts the first future action alone.
+
+        Args:
+            outputs: from `predict`.
+            batch: windows.
+            stream: a key of `TARGETS`.
         """
-        actions = outputs["actions"]
-        target = jnp.asarray(batch["action_chunk"])[:, : actions.shape[1]]
-        return jnp.square(actions - target).mean(axis=(1, 2))
+        predicted = outputs[stream]
+        target = jnp.asarray(batch[TARGETS[stream]])[:, : predicted.shape[1]]
+        return jnp.square(predicted - target).mean(axis=(1, 2))
 
     def loss(self, params: Params, batch: Batch, rng: jax.Array, rounds: int):
-        """Weighted sum of both errors, and both of them apart; see `contracts.Task`."""
+        """Weighted sum of all errors, and each of them apart; see `contracts.Task`."""
         size = batch["text"].shape[0]
         time_rng, noise_rng, deploy_rng = jax.random.split(rng, 3)
         timesteps = jax.random.randint(time_rng, (size,), 0, self.schedule.steps)
@@ -122,19 +253,49 @@ class GraftModel:
         timesteps = jnp.where(deployed, self.schedule.steps - 1, timesteps)
         shape = (size, self.time.latents, *self.backbone.latent_shape)
         noise = jax.random.normal(noise_rng, shape)
-        outputs, _ = self.predict(params, batch, timesteps=timesteps, noise=noise, rounds=rounds)
-        diffusion = self.diffusion_error(outputs).mean()
-        action = self.action_error(outputs, batch).mean()
-        total = self.visual_weight * diffusion + self.action_weight * action
-        return total, {"loss/diffusion": diffusion, "loss/action": action}
+        actions, targets = None, batch
+        if self.diffuses_actions:
+            actions, velocity = self._noise_actions(batch, jax.random.fold_in(rng, 0))
+            targets = {**batch, TARGETS["actions"]: velocity}
+        outputs, _ = self.predict(
+            params, batch, timesteps=timesteps, noise=noise, rounds=rounds, actions=actions
+        )
+        errors = {"diffusion": self.diffusion_error(outputs).mean()}
+        for stream in TARGETS:
+            if stream in outputs:
+                name = "action" if stream == "actions" else stream
+                errors[name] = self.stream_error(outputs, targets, stream).mean()
+        total = sum(self.weights[name] * error for name, error in errors.items())
+        return total, {f"loss/{name}": error for name, error in errors.items()}
+
+    def _noise_actions(self, batch: Batch, rng: jax.Array) -> tuple[NoisedActions, Array]:
+        """The batch's chunk at uniformly drawn noise levels, and its velocity."""
+        chunk = jnp.asarray(batch["action_chunk"])
+        time_rng, noise_rng = jax.random.split(rng)
+        timesteps = jax.random.randint(time_rng, chunk.shape[:1], 0, self.schedule.steps)
+        noise = jax.random.normal(noise_rng, chunk.shape)
+        noised = self.schedule.add_noise(chunk, noise, timesteps)
+        return NoisedActions(noised, timesteps), self.schedule.velocity(chunk, noise, timesteps)
 
 
 def graft_model(
     config: ml_collections.ConfigDict, *, backbone: Backbone, time: TimeSpec
 ) -> GraftModel:
-    """Builds the grafted model that a config describes, without allocating parameters."""
+    """Builds the grafted model that a config describes, without allocating parameters.
+
+    Raises:
+        ValueError: a value of the config is out of range or names nothing.
+    """
     sizes: TransformerConfig = backbone.transformer_config
     rows, columns = (side // sizes.patch_size for side in backbone.latent_shape[1:])
+    graft_config = GraftConfig(
+        rounds=config.loop.rounds,
+        gate=config.loop.gate,
+        gate_scope=config.loop.gate_scope,
+        decoder=config.decoder.kind,
+        decoder_blocks=tuple(config.decoder.blocks),
+    )
+    graft_config.taps(sizes.num_layers)
     reads_new = float(config.topology.backbone_reads_new)
     layout = graft_layout(
         time=time,
@@ -143,29 +304,44 @@ def graft_model(
         width=sizes.width,
         text_length=sizes.max_text_seq_length,
         visual_weight=config.canvas.visual_weight,
-        action_weight=config.canvas.action_weight,
-        action_cells=config.decoder.kind == "tokens" or reads_new > 0,
+        new=_new_regions(config),
     )
     module = GraftedTransformer(
         config=sizes,
-        graft_config=GraftConfig(
-            rounds=config.loop.rounds,
-            gate=config.loop.gate,
-            gate_scope=config.loop.gate_scope,
-            decoder=config.decoder.kind,
-        ),
+        graft_config=graft_config,
         layout=layout,
         topology=graft_topology(layout, backbone_reads_new=reads_new),
         dtype=backbone.compute_dtype,
     )
+    canvas = config.canvas
     return GraftModel(
         module=module,
         backbone=backbone,
         time=time,
         schedule=NoiseSchedule(),
         deploy_fraction=config.loss.deploy_fraction,
-        visual_weight=config.canvas.visual_weight,
-        action_weight=config.canvas.action_weight,
+        weights={
+            "diffusion": canvas.visual_weight,
+            "action": canvas.action_weight,
+            "proprio": canvas.proprio_weight,
+            "reward": canvas.reward_weight,
+        },
+        clean_timestep=config.loss.clean_timestep,
+    )
+
+
+def _new_regions(config: ml_collections.ConfigDict) -> NewRegions:
+    canvas = config.canvas
+    reads_new = config.topology.backbone_reads_new > 0
+    return NewRegions(
+        actions=config.decoder.kind in CELL_DECODERS or reads_new,
+        proprio=canvas.proprio,
+        reward=canvas.reward,
+        thought_cells=canvas.thought_cells,
+        thought_period=canvas.thought_period,
+        action_weight=canvas.action_weight,
+        proprio_weight=canvas.proprio_weight,
+        reward_weight=canvas.reward_weight,
     )
 
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.cogvideox.graft import GraftConfig, GraftedTransformer
-from roam_jax.cogvideox.graft_canvas import graft_layout, graft_topology
+from roam_jax.cogvideox.graft import GraftedTransformer
+from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout, graft_topology
+from roam_jax.cogvideox.graft_cells import DATA_FIELDS
+from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig
 from roam_jax.cogvideox.transformer import Transformer
 from roam_jax.contracts import TimeSpec
 
@@ -25,50 +27,75 @@ CONFIG = TransformerConfig(
 )
 
 
-def make_graft(*, decoder="tokens", gate="identity", rounds=4, time=TIME, reads_new=0.0, **sizes):
+# Everything that may stand beside text and video.
+ALL_REGIONS = {
+    "proprio": True,
+    "reward": True,
+    "thought_cells": 3,
+    "thought_period": 2,
+    "proprio_weight": 1.0,
+    "reward_weight": 0.5,
+}
+
+
+def make_graft(*, decoder="tokens", time=TIME, reads_new=0.0, regions=None, blocks=(-1,), **loop):
     layout = graft_layout(
         time=time,
         rows=2,
         columns=3,
         width=CONFIG.width,
         text_length=CONFIG.max_text_seq_length,
-        action_cells=decoder == "tokens",
-        **sizes,
+        new=NewRegions(actions=decoder in CELL_DECODERS, **(regions or {})),
     )
     return GraftedTransformer(
         config=CONFIG,
-        graft_config=GraftConfig(rounds=rounds, gate=gate, decoder=decoder),
+        graft_config=GraftConfig(decoder=decoder, decoder_blocks=blocks, **{"rounds": 4, **loop}),
         layout=layout,
         topology=graft_topology(layout, backbone_reads_new=reads_new),
     )
 
 
-def make_inputs(time=TIME, *, batch=2, seed=1):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    return (
-        jax.random.normal(keys[0], (batch, time.latents, 16, 4, 6)),
-        jax.random.normal(keys[1], (batch, CONFIG.max_text_seq_length, CONFIG.text_embed_dim)),
-        jnp.array([999, 250])[:batch],
-        jax.random.normal(keys[2], (batch, time.past_actions, 7)),
-    )
+def make_inputs(model, *, batch=2, seed=1):
+    """Latents, text, timesteps, and what the new regions hold, as keyword arguments."""
+    layout, rng = model.layout, np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal((batch, *shape)), jnp.float32)
+
+    data = {
+        name: normal(layout.region_numel(name), 1 if "reward" in name else 7)
+        for name in layout.regions
+        if name in DATA_FIELDS
+    }
+    inputs = {
+        "latents": normal(layout.T, 16, 4, 6),
+        "text": normal(CONFIG.max_text_seq_length, CONFIG.text_embed_dim),
+        "timesteps": jnp.array([999, 250])[:batch],
+        "data": data,
+    }
+    if model.graft_config.decoder == "tokens_diffused":
+        data["future_action"] = normal(layout.region_numel("future_action"), 7)
+        inputs["action_timesteps"] = jnp.array([400, 999])[:batch]
+    return inputs
 
 
 def run(model, params, inputs, *, rounds=1):
     """Outputs and measures; compiled, since op by op is much slower."""
-    return jax.jit(lambda p, x: model.apply({"params": p}, *x, rounds=rounds))(params, inputs)
+    return jax.jit(lambda p, x: model.apply({"params": p}, **x, rounds=rounds))(params, inputs)
 
 
 def backbone_output(params, inputs):
     """The ungrafted model on the same weights."""
     own = {k: v for k, v in params.items() if k != "graft"}
     own["blocks"] = {k: v for k, v in own["blocks"].items() if k != "loop"}
-    return jax.jit(Transformer(CONFIG).apply)({"params": own}, *inputs[:3])
+    own_inputs = [inputs[name] for name in ("latents", "text", "timesteps")]
+    return jax.jit(Transformer(CONFIG).apply)({"params": own}, *own_inputs)
 
 
 def make_params(model, inputs, *, seed=0):
     """Random parameters, norms and biases included, loop rows at their initial zeros."""
     init = functools.partial(model.init, rounds=1)
-    shapes = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
+    shapes = jax.eval_shape(init, jax.random.key(0), **inputs)["params"]
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

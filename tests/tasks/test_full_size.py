@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec
 
 from roam_jax.cli.arguments import load_config
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.cogvideox.graft import trainable_patterns
+from roam_jax.cogvideox.graft_config import trainable_patterns
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import ArraySpec, TimeSpec
 from roam_jax.tasks.backbone import Backbone

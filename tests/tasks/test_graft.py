@@ -135,7 +135,7 @@ def test_other_decoders_and_windows_without_past_actions(robot_config, kind, t_c
     )()
     assert outputs["actions"].shape == (4, predicted, 7)
     error = np.asarray(outputs["actions"]) - batch["action_chunk"][:, :predicted]
-    found = model.action_error(outputs, batch)
+    found = model.stream_error(outputs, batch, "actions")
     np.testing.assert_allclose(found, np.mean(error**2, axis=(1, 2)), rtol=1e-5)
     assert np.isfinite(float(metrics["loss/action"]))
 

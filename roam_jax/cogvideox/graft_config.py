@@ -1,0 +1,84 @@
+"""What a graft adds to a backbone and which of the backbone's parameters train with it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from roam_jax.canvas.layout import nearest_name
+
+# From the smallest to the largest; docs/graft.md has their parameter counts.
+DECODERS = ("pooled", "per_frame", "tokens", "tokens_diffused", "cross_attention")
+# Decoders that read the future-action cells.
+CELL_DECODERS = ("tokens", "tokens_diffused")
+
+# Which parameters each policy trains, beside the loop and everything under graft/.
+_OUTPUT_SIDE = r"^(time_embedding|norm_final|norm_out|proj_out)/"
+FREEZE_POLICIES = {
+    "full": (),
+    "half": (_OUTPUT_SIDE,),
+    "none": (_OUTPUT_SIDE, r"^patch_embed/"),
+    "unfrozen": (r"^(?!vae/)",),
+}
+
+
+def trainable_patterns(policy: str) -> tuple[str, ...]:
+    """Regular expressions of the parameters that a freeze policy trains.
+
+    Raises:
+        ValueError: no such policy.
+    """
+    if policy not in FREEZE_POLICIES:
+        raise ValueError(f"freeze = {policy!r}: expected one of {', '.join(FREEZE_POLICIES)}")
+    return (r"^blocks/loop/", r"^graft/", *FREEZE_POLICIES[policy])
+
+
+@dataclasses.dataclass(frozen=True)
+class GraftConfig:
+    """Loops and decoder of a graft.
+
+    Args:
+        rounds: trained number of rounds.
+        gate: identity | sigmoid | off.
+        gate_scope: round | token.
+        decoder: one of `DECODERS`.
+        decoder_blocks: blocks whose activations the decoder `cross_attention` reads; negative
+            numbers count from the last.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    rounds: int
+    gate: str = "identity"
+    gate_scope: str = "round"
+    decoder: str = "tokens"
+    decoder_blocks: tuple[int, ...] = (-1,)
+
+    def __post_init__(self):
+        if self.rounds < 1:
+            raise ValueError(f"loop.rounds = {self.rounds}: expected at least 1")
+        if self.decoder not in DECODERS:
+            raise ValueError(
+                f"decoder.kind = {self.decoder!r}: expected one of {', '.join(DECODERS)}; "
+                f"{nearest_name(self.decoder, DECODERS)}"
+            )
+
+    def taps(self, depth: int) -> tuple[int, ...]:
+        """Blocks 0..depth - 1 whose activations the decoder reads; none for the other decoders.
+
+        Raises:
+            ValueError: a block that does not exist, none, or one twice.
+        """
+        if self.decoder != "cross_attention":
+            return ()
+        chosen = tuple(block + depth if block < 0 else block for block in self.decoder_blocks)
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f"decoder.blocks = {self.decoder_blocks}: expected at least one block, each once"
+            )
+        if not all(0 <= block < depth for block in chosen):
+            raise ValueError(
+                f"decoder.blocks = {self.decoder_blocks}: expected {-depth}..{depth - 1}, the "
+                f"backbone has {depth} blocks"
+            )
+        return chosen
