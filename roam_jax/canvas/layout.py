@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,6 +31,7 @@ class RegionSpec:
         is_output: whether the region is predicted.
         loss_weight: weight of its cells in the loss, where it is predicted.
         length: how many cells of the box carry tokens, in row-major order; None = all.
+        default_attn: edge kind of the region's queries, where a connection names none.
     """
 
     bounds: tuple[int, int, int, int, int, int]
@@ -37,14 +39,17 @@ class RegionSpec:
     is_output: bool = True
     loss_weight: float = 1.0
     length: int | None = None
+    default_attn: str = "cross_attention"
 
     def __post_init__(self):
         if len(self.bounds) != 6:
             raise ValueError(f"bounds {self.bounds}: expected (t0, t1, h0, h1, w0, w1)")
         if self.period < 1:
             raise ValueError(f"period {self.period}: expected at least 1")
-        if self.loss_weight < 0:
-            raise ValueError(f"loss_weight {self.loss_weight}: expected at least 0")
+        if not 0 <= self.loss_weight < math.inf:
+            raise ValueError(
+                f"loss_weight {self.loss_weight}: expected a finite number, at least 0"
+            )
         low, high = self.bounds[::2], self.bounds[1::2]
         if any(a < 0 or a >= b for a, b in zip(low, high, strict=True)):
             raise ValueError(f"bounds {self.bounds}: expected 0 <= low < high on every axis")
@@ -64,8 +69,10 @@ class RegionSpec:
 
     @property
     def frames(self) -> range:
-        """Canvas frames that the box covers."""
-        return range(self.bounds[0], self.bounds[1])
+        """Canvas frames in which the region has tokens; `length` may leave the last ones empty."""
+        t0, t1 = self.bounds[:2]
+        area = self.volume // (t1 - t0)
+        return range(t0, t1 if self.length is None else t0 + -(-self.length // area))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +86,8 @@ class CanvasLayout:
         t_current: first predicted canvas frame.
 
     Raises:
-        ValueError: a region leaves the grid, two regions overlap, `t_current` is off the grid.
+        ValueError: a size is below 1, a region leaves the grid, two regions overlap, `t_current` is
+            off the grid.
     """
 
     T: int
@@ -95,6 +103,9 @@ class CanvasLayout:
             for name, spec in self.regions.items()
         }
         object.__setattr__(self, "regions", specs)
+        for name in ("T", "H", "W", "d_model"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected at least 1")
         if not 0 <= self.t_current <= self.T:
             raise ValueError(f"t_current {self.t_current}: expected 0..{self.T}")
         owner = np.full(self.num_positions, -1, np.int32)

@@ -11,11 +11,20 @@ from __future__ import annotations
 import dataclasses
 import enum
 import itertools
+import math
 
 import numpy as np
 
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.segments import SegmentTable
+
+# Edge kinds by canvas-engineering's names. Attention is softmax attention, and inside a CogVideoX
+# its own is nothing else; edges of kind `none` are declared but disabled.
+SOFTMAX_KINDS = ("cross_attention", "cogvideox")
+NONE_KIND = "none"
+# Interpolation beyond order 1 reads nothing where all shares together are below this: as far away
+# as that, canvas-engineering's edge is gone too.
+NEGLIGIBLE_SHARE = 1e-12
 
 
 class TemporalFill(enum.StrEnum):
@@ -37,6 +46,7 @@ class Connection:
         temporal_fill: used where `t_dst` is given.
         interpolation_order: 1 = linear between neighbours; n = inverse distance to the power n
             over the n + 1 nearest frames.
+        fn: edge kind; None = the `default_attn` of `src`.
     """
 
     src: str
@@ -46,11 +56,13 @@ class Connection:
     t_dst: int | None = None
     temporal_fill: TemporalFill = TemporalFill.HOLD
     interpolation_order: int = 1
+    fn: str | None = None
 
     def __post_init__(self):
-        if not self.weight >= 0:
+        if not 0 <= self.weight < math.inf:
             raise ValueError(
-                f"connection {self.src} -> {self.dst}: weight {self.weight}, expected at least 0"
+                f"connection {self.src} -> {self.dst}: weight {self.weight}, expected a finite "
+                "number, at least 0"
             )
         if self.interpolation_order < 1:
             raise ValueError(
@@ -112,53 +124,92 @@ class CanvasTopology:
         ]
         return cls(tuple(same + before))
 
+    def resolve_fn(self, edge: Connection, layout: CanvasLayout) -> str:
+        """Kind of an edge: its own, or its query region's default."""
+        return layout.region_spec(edge.src).default_attn if edge.fn is None else edge.fn
+
     def segment_table(self, layout: CanvasLayout) -> tuple[SegmentTable, np.ndarray]:
         """The topology on one layout, for the layout's tokens in region order.
+
+        Edges of kind `none` are dropped first.
 
         Returns:
             The table over all tokens, and their flat canvas indices (N,), both in the order
             region by region as the layout declares them.
 
         Raises:
-            ValueError: a connection names an unknown region.
+            ValueError: a connection names an unknown region, or a kind that is not softmax
+                attention.
         """
         for name in sorted(self.regions):
             layout.region_spec(name)
-        keys = [(name, t) for name, spec in layout.regions.items() for t in spec.frames]
-        segment_of = {key: number for number, key in enumerate(keys)}
-        weight = np.zeros((len(keys), len(keys)), np.float64)
-        for edge in self.connections:
-            for src_t, dst_t, value in _frame_pairs(edge, layout):
-                pair = segment_of[edge.src, src_t], segment_of[edge.dst, dst_t]
-                weight[pair] = max(weight[pair], value)
-        indices = [layout.region_indices(name) for name in layout.regions]
-        area = layout.H * layout.W
-        segments = [
-            np.array([segment_of[name, t] for t in cells // area], np.int32)
-            for name, cells in zip(layout.regions, indices, strict=True)
-        ]
-        with np.errstate(divide="ignore"):
-            log_weight = np.log(weight).astype(np.float32)
-        empty = np.zeros(0, np.int64)
-        table = SegmentTable(np.concatenate([*segments, empty]).astype(np.int32), log_weight)
-        return table, np.concatenate([*indices, empty])
+        return _segment_table(tuple(e for e in self.connections if self._runs(e, layout)), layout)
 
     def to_attention_mask(self, layout: CanvasLayout) -> np.ndarray:
         """(N, N) float32 edge weights in flat canvas order, 0 where no edge allows the pair.
 
-        The oracle, and what canvas-engineering calls the mask; attention itself runs on the
-        segment table and never builds it.
+        The oracle, and what canvas-engineering calls the mask: kinds are ignored, so that an edge
+        of kind `none` shows. Attention itself runs on the segment table and never builds it.
         """
-        table, cells = self.segment_table(layout)
+        table, cells = _segment_table(self.connections, layout)
         weights = np.exp(table.log_weight)
         mask = np.zeros((layout.num_positions,) * 2, np.float32)
         mask[np.ix_(cells, cells)] = weights[table.segments[:, None], table.segments[None, :]]
         return mask
 
+    def _runs(self, edge: Connection, layout: CanvasLayout) -> bool:
+        kind = self.resolve_fn(edge, layout)
+        if kind not in (*SOFTMAX_KINDS, NONE_KIND):
+            raise ValueError(
+                f"connection {edge.src} -> {edge.dst}: kind {kind!r} cannot be run, expected one "
+                f"of {', '.join((*SOFTMAX_KINDS, NONE_KIND))}"
+            )
+        return kind != NONE_KIND
+
+
+def frame_weights(edges: tuple[Connection, ...], layout: CanvasLayout) -> np.ndarray:
+    """(segments, segments) float64 edge weights, row = query segment, 0 = no edge.
+
+    A segment is one (region, canvas frame) with tokens, in the layout's order of regions. Kinds are
+    ignored.
+
+    Raises:
+        ValueError: a connection names an unknown region.
+    """
+    segment_of = _segment_numbers(layout)
+    weight = np.zeros((len(segment_of), len(segment_of)), np.float64)
+    for edge in edges:
+        for src_t, dst_t, value in _frame_pairs(edge, layout):
+            pair = segment_of[edge.src, src_t], segment_of[edge.dst, dst_t]
+            weight[pair] = max(weight[pair], value)
+    return weight
+
+
+def _segment_numbers(layout: CanvasLayout) -> dict[tuple[str, int], int]:
+    keys = [(name, t) for name, spec in layout.regions.items() for t in spec.frames]
+    return {key: number for number, key in enumerate(keys)}
+
+
+def _segment_table(
+    edges: tuple[Connection, ...], layout: CanvasLayout
+) -> tuple[SegmentTable, np.ndarray]:
+    segment_of = _segment_numbers(layout)
+    indices = [layout.region_indices(name) for name in layout.regions]
+    area = layout.H * layout.W
+    segments = [
+        np.array([segment_of[name, t] for t in cells // area], np.int32)
+        for name, cells in zip(layout.regions, indices, strict=True)
+    ]
+    with np.errstate(divide="ignore"):
+        log_weight = np.log(frame_weights(edges, layout)).astype(np.float32)
+    empty = np.zeros(0, np.int64)
+    table = SegmentTable(np.concatenate([*segments, empty]).astype(np.int32), log_weight)
+    return table, np.concatenate([*indices, empty])
+
 
 def _frame_pairs(edge: Connection, layout: CanvasLayout):
     """(canvas frame of src, canvas frame of dst, weight) of one connection."""
-    src, dst = layout.regions[edge.src], layout.regions[edge.dst]
+    src, dst = layout.region_spec(edge.src), layout.region_spec(edge.dst)
     if edge.t_dst is None:
         # Each reference frame is in 0..T-1, so an offset of src may put frames out of reach.
         offset = edge.t_src or 0
@@ -198,4 +249,6 @@ def _resolve_fill(edge: Connection, dst, wanted: int) -> list[tuple[int, float]]
     distance = np.abs(real - wanted).astype(np.float64)
     order = np.argsort(distance, kind="stable")[: edge.interpolation_order + 1]
     share = 1.0 / distance[order] ** edge.interpolation_order
+    if share.sum() < NEGLIGIBLE_SHARE:
+        return []
     return [(int(frames[i]), float(s)) for i, s in zip(order, share / share.sum(), strict=True)]

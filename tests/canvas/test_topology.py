@@ -1,4 +1,7 @@
-"""Masks against canvas-engineering on random layouts, and the tables that attention runs on."""
+"""Masks against canvas-engineering on random canvases, and the tables that attention runs on."""
+
+import dataclasses
+import itertools
 
 import canvas_engineering as ce
 import numpy as np
@@ -8,63 +11,76 @@ from hypothesis import strategies as st
 
 from roam_jax.canvas.layout import CanvasLayout, RegionSpec
 from roam_jax.canvas.topology import CanvasTopology, Connection, TemporalFill
+from tests.canvas.canvases import ce_layout, ce_mask, ce_topology, edges, layouts
 
 T, H = 4, 3
 
 
-@st.composite
-def layouts(draw) -> dict[str, RegionSpec]:
-    """Up to three regions, one canvas row each, so that they never overlap."""
-    regions = {}
-    for row in range(draw(st.integers(1, H))):
-        t0 = draw(st.integers(0, T - 1))
-        bounds = (t0, draw(st.integers(t0 + 1, T)), row, row + 1, 0, draw(st.integers(1, 2)))
-        regions[f"r{row}"] = RegionSpec(bounds, period=draw(st.integers(1, 3)))
-    return regions
-
-
-def edges(names) -> st.SearchStrategy:
-    offset = st.none() | st.integers(-2, 2)
-    return st.lists(
-        st.builds(
-            Connection,
-            src=st.sampled_from(names),
-            dst=st.sampled_from(names),
-            weight=st.sampled_from([0.0, 0.25, 1.0, 2.0]),
-            t_src=offset,
-            t_dst=offset,
-            temporal_fill=st.sampled_from(list(TemporalFill)),
-            interpolation_order=st.integers(1, 3),
-        ),
-        max_size=5,
-    )
-
-
-def ce_mask(regions: dict[str, RegionSpec], topology: CanvasTopology) -> np.ndarray:
-    layout = ce.CanvasLayout(
-        T=T, H=H, W=2, d_model=4,
-        regions={n: ce.RegionSpec(bounds=r.bounds, period=r.period) for n, r in regions.items()},
-    )  # fmt: skip
-    connections = [
-        ce.Connection(
-            src=e.src, dst=e.dst, weight=e.weight, t_src=e.t_src, t_dst=e.t_dst,
-            temporal_fill=ce.TemporalFill(e.temporal_fill.value),
-            interpolation_order=e.interpolation_order,
-        )
-        for e in topology.connections
-    ]  # fmt: skip
-    return ce.CanvasTopology(connections=connections).to_attention_mask(layout).numpy()
-
-
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_mask_equals_canvas_engineering(data):
-    regions = data.draw(layouts())
-    topology = CanvasTopology(tuple(data.draw(edges(sorted(regions)))))
-    layout = CanvasLayout(T=T, H=H, W=2, d_model=4, regions=regions)
+    layout = data.draw(layouts())
+    topology = CanvasTopology(tuple(data.draw(edges(layout))))
     np.testing.assert_allclose(
-        topology.to_attention_mask(layout), ce_mask(regions, topology), atol=1e-6
+        topology.to_attention_mask(layout), ce_mask(layout, topology), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    "fill, order", [("drop", 1), ("hold", 1), *(("interpolate", order) for order in (1, 2, 3))]
+)
+def test_every_pair_of_offsets_and_periods_equals_canvas_engineering(fill, order):
+    without_keys, shares = 0, 0
+    offsets = (None, -2, 0, 1)
+    for t_src, t_dst, period, slow in itertools.product(offsets, offsets, (1, 2), (1, 3)):
+        layout = CanvasLayout(
+            T=T, H=1, W=2, d_model=4,
+            regions={
+                "a": RegionSpec((0, T, 0, 1, 0, 1), period=period),
+                "b": RegionSpec((1, T - 1, 0, 1, 1, 2), period=slow),
+            },
+        )  # fmt: skip
+        edge = Connection(
+            "a", "b", weight=0.5, t_src=t_src, t_dst=t_dst,
+            temporal_fill=TemporalFill(fill), interpolation_order=order,
+        )  # fmt: skip
+        topology = CanvasTopology((edge,))
+        mask = topology.to_attention_mask(layout)
+        np.testing.assert_allclose(mask, ce_mask(layout, topology), rtol=1e-6)
+        without_keys += (mask[layout.region_indices("a")].sum(axis=1) == 0).any()
+        shares += ((mask > 0) & (mask < 0.5)).any()
+    # The sweep reaches queries that read nothing, and keys that are shared.
+    assert without_keys > 0
+    assert (shares > 0) == (fill == TemporalFill.INTERPOLATE)
+
+
+@pytest.mark.parametrize("period", [100, 30_000])
+def test_far_interpolation_fades_as_in_canvas_engineering(period):
+    layout = CanvasLayout(
+        T=3, H=1, W=2, d_model=4,
+        regions={"a": (1, 2, 0, 1, 0, 1), "b": RegionSpec((1, 3, 0, 1, 1, 2), period=period)},
+    )  # fmt: skip
+    edge = Connection("a", "b", t_src=0, t_dst=0, interpolation_order=3)
+    topology = CanvasTopology((dataclasses.replace(edge, temporal_fill=TemporalFill.INTERPOLATE),))
+    mask = topology.to_attention_mask(layout)
+    np.testing.assert_allclose(mask, ce_mask(layout, topology), rtol=1e-6)
+    assert mask.sum() == pytest.approx(1.0 if period == 100 else 0.0)
+
+
+def test_frames_left_empty_by_a_length_are_no_frames_to_read():
+    """Canvas-engineering has no length; whole frames of one are a shorter box."""
+
+    def mask(slow: RegionSpec, topology: CanvasTopology) -> np.ndarray:
+        regions = {"fast": RegionSpec((0, 4, 0, 1, 0, 1)), "slow": slow}
+        return topology.to_attention_mask(CanvasLayout(4, 2, 2, d_model=4, regions=regions))
+
+    box = RegionSpec((0, 4, 1, 2, 0, 2))
+    cut = dataclasses.replace(box, length=4)
+    shorter = dataclasses.replace(box, bounds=(0, 2, 1, 2, 0, 2))
+    for fill in TemporalFill:
+        edge = Connection("fast", "slow", t_src=0, t_dst=0, temporal_fill=fill)
+        topology = CanvasTopology((edge, Connection("slow", "slow", t_src=0, t_dst=-1)))
+        np.testing.assert_array_equal(mask(cut, topology), mask(shorter, topology))
 
 
 @pytest.mark.parametrize("name", ["dense", "isolated", "causal_chain", "causal_temporal"])
@@ -85,6 +101,13 @@ def test_hub_spoke_reads():
     }  # fmt: skip
 
 
+def test_equal_topologies_are_one_key():
+    made = [CanvasTopology.causal_temporal(["a", "b"]) for _ in range(2)]
+    assert made[0] == made[1] and hash(made[0]) == hash(made[1])
+    other = CanvasTopology.causal_temporal(["a", "b"], temporal_fill=TemporalFill.DROP)
+    assert len({*made, other}) == 2
+
+
 def test_segment_table_is_small_and_covers_partial_regions():
     layout = CanvasLayout(
         T=3, H=2, W=4, d_model=4,
@@ -101,9 +124,35 @@ def test_segment_table_is_small_and_covers_partial_regions():
     np.testing.assert_array_equal(table.mask(), expected)
 
 
+def test_edges_of_kind_none_show_in_the_mask_but_never_run():
+    layout = CanvasLayout(
+        T=1, H=1, W=2, d_model=4,
+        regions={"a": RegionSpec((0, 1, 0, 1, 0, 1), default_attn="none"), "b": (0, 1, 0, 1, 1, 2)},
+    )  # fmt: skip
+    topology = CanvasTopology(
+        (
+            Connection("a", "a"),  # by the region's default
+            Connection("a", "b", fn="cogvideox"),  # the edge's own kind comes first
+            Connection("b", "a", fn="none"),
+            Connection("b", "b"),
+        )
+    )
+    theirs = ce_topology(topology)
+    assert [topology.resolve_fn(edge, layout) for edge in topology.connections] == [
+        theirs.resolve_fn(edge, ce_layout(layout)) for edge in theirs.connections
+    ]
+    np.testing.assert_array_equal(topology.to_attention_mask(layout), np.ones((2, 2)))
+    np.testing.assert_array_equal(topology.segment_table(layout)[0].mask(), [[0, 1], [0, 1]])
+
+
 def test_bad_edges_are_refused_by_name():
     layout = CanvasLayout(T=1, H=1, W=1, d_model=4, regions={"visual": (0, 1, 0, 1, 0, 1)})
     with pytest.raises(ValueError, match="unknown region 'visul': did you mean 'visual'"):
-        CanvasTopology((Connection("visual", "visul"),)).segment_table(layout)
-    with pytest.raises(ValueError, match="a -> b: weight -1"):
-        Connection("a", "b", weight=-1.0)
+        CanvasTopology((Connection("visual", "visul", fn="none"),)).segment_table(layout)
+    with pytest.raises(ValueError, match="unknown region 'visul': did you mean 'visual'"):
+        CanvasTopology((Connection("visul", "visual"),)).to_attention_mask(layout)
+    with pytest.raises(ValueError, match="visual -> visual: kind 'gated' cannot be run"):
+        CanvasTopology((Connection("visual", "visual", fn="gated"),)).segment_table(layout)
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"a -> b: weight {weight}"):
+            Connection("a", "b", weight=weight)

@@ -1,0 +1,116 @@
+"""Random valid canvases, and the same canvas as canvas-engineering declares it."""
+
+import canvas_engineering as ce
+import numpy as np
+from hypothesis import strategies as st
+
+from roam_jax.canvas.layout import CanvasLayout, RegionSpec
+from roam_jax.canvas.topology import CanvasTopology, Connection, TemporalFill
+
+# What canvas-engineering keeps and nothing here reads.
+REGION_EXTRAS = {
+    "semantic_type": st.text(max_size=8),
+    "semantic_embedding": st.lists(st.floats(-1, 1), min_size=1, max_size=3),
+    "embedding_model": st.just("a/model"),
+    "carrier": st.sampled_from(["diffusive", "memory"]),
+}
+EDGE_EXTRAS = {
+    "operator": st.sampled_from(["observe", "predict"]),
+    "write_mode": st.sampled_from(["replace", "gate"]),
+}
+KINDS = ["cross_attention", "gated", "none"]
+
+
+@st.composite
+def layouts(draw, *, lengths: bool = False) -> CanvasLayout:
+    """Up to four boxes anywhere on a grid of up to 4 x 2 x 3 cells; those that overlap are left."""
+    T, H, W = draw(st.integers(1, 4)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    taken = np.zeros((T, H, W), bool)
+    regions = {}
+    for number in range(draw(st.integers(1, 4))):
+        bounds = ()
+        for size in (T, H, W):
+            low = draw(st.integers(0, size - 1))
+            bounds += (low, draw(st.integers(low + 1, size)))
+        box = tuple(slice(*pair) for pair in zip(bounds[::2], bounds[1::2], strict=True))
+        if taken[box].any():
+            continue
+        taken[box] = True
+        # Names whose alphabetical order is not the order of declaration.
+        regions[f"{'dbca'[number]}{number}"] = RegionSpec(
+            bounds,
+            period=draw(st.integers(1, 3)),
+            is_output=draw(st.booleans()),
+            loss_weight=draw(st.sampled_from([0, 0.5, 1.0, 3])),
+            length=draw(st.none() | st.integers(1, taken[box].size)) if lengths else None,
+            default_attn=draw(st.sampled_from(KINDS)),
+        )
+    t_current = draw(st.integers(0, T))
+    return CanvasLayout(T, H, W, d_model=4, regions=regions, t_current=t_current)
+
+
+def edges(layout: CanvasLayout) -> st.SearchStrategy[list[Connection]]:
+    """Up to five edges between any regions, with offsets that may leave the canvas."""
+    names = st.sampled_from(list(layout.regions))
+    offset = st.none() | st.integers(-layout.T, layout.T)
+    edge = st.builds(
+        Connection,
+        src=names,
+        dst=names,
+        weight=st.sampled_from([0, 0.25, 1.0, 2]) | st.floats(0.01, 10),
+        t_src=offset,
+        t_dst=offset,
+        temporal_fill=st.sampled_from(TemporalFill),
+        interpolation_order=st.integers(1, 3),
+        fn=st.none() | st.sampled_from(KINDS),
+    )
+    return st.lists(edge, max_size=5)
+
+
+def some_of(extras: dict[str, st.SearchStrategy]) -> st.SearchStrategy:
+    return st.fixed_dictionaries({}, optional=extras)
+
+
+def ce_layout(layout: CanvasLayout, extras: dict[str, dict] | None = None) -> ce.CanvasLayout:
+    """Lengths are left out: canvas-engineering has none."""
+    return ce.CanvasLayout(
+        T=layout.T,
+        spatial_shape=(layout.H, layout.W),
+        d_model=layout.d_model,
+        t_current=layout.t_current,
+        regions={
+            name: ce.RegionSpec(
+                bounds=spec.bounds,
+                period=spec.period,
+                is_output=spec.is_output,
+                loss_weight=spec.loss_weight,
+                default_attn=spec.default_attn,
+                **(extras or {}).get(name, {}),
+            )
+            for name, spec in layout.regions.items()
+        },
+    )
+
+
+def ce_topology(topology: CanvasTopology, extras: list[dict] | None = None) -> ce.CanvasTopology:
+    extras = extras or [{}] * len(topology.connections)
+    return ce.CanvasTopology(
+        [
+            ce.Connection(
+                src=edge.src,
+                dst=edge.dst,
+                weight=edge.weight,
+                t_src=edge.t_src,
+                t_dst=edge.t_dst,
+                fn=edge.fn,
+                temporal_fill=ce.TemporalFill(edge.temporal_fill.value),
+                interpolation_order=edge.interpolation_order,
+                **more,
+            )
+            for edge, more in zip(topology.connections, extras, strict=True)
+        ]
+    )
+
+
+def ce_mask(layout: CanvasLayout, topology: CanvasTopology) -> np.ndarray:
+    return ce_topology(topology).to_attention_mask(ce_layout(layout)).numpy()
