@@ -1,4 +1,6 @@
-"""Random valid canvases, and the same canvas as canvas-engineering declares it."""
+"""Random valid canvases, the same as canvas-engineering declares them, and one schema file."""
+
+import copy
 
 import canvas_engineering as ce
 import numpy as np
@@ -19,6 +21,22 @@ EDGE_EXTRAS = {
     "write_mode": st.sampled_from(["replace", "gate"]),
 }
 KINDS = ["cross_attention", "gated", "none"]
+
+
+# The values of a schema file.
+FILE = {
+    "schema_version": "0.2.0",
+    "layout": {"T": 4, "spatial_shape": [4, 4], "d_model": 8, "t_current": 1},
+    "regions": {
+        "visual": {"bounds": [0, 4, 0, 3, 0, 4]},
+        "action": {"bounds": [0, 2, 3, 4, 0, 4], "period": 2, "carrier": "diffusive"},
+    },
+    "topology": [
+        {"src": "visual", "dst": "visual"},
+        {"src": "action", "dst": "visual", "t_src": 0, "t_dst": -1},
+    ],
+    "metadata": {"model": "demo"},
+}
 
 
 @st.composite
@@ -114,3 +132,17 @@ def ce_topology(topology: CanvasTopology, extras: list[dict] | None = None) -> c
 
 def ce_mask(layout: CanvasLayout, topology: CanvasTopology) -> np.ndarray:
     return ce_topology(topology).to_attention_mask(ce_layout(layout)).numpy()
+
+
+def edited(path: str, value) -> dict:
+    """`FILE` with one value changed, or taken out by None."""
+    made = copy.deepcopy(FILE)
+    *parents, last = [int(name) if name.isdigit() else name for name in path.split("/")]
+    target = made
+    for name in parents:
+        target = target[name]
+    if value is None:
+        del target[last]
+    else:
+        target[last] = value
+    return made
