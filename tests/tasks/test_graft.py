@@ -7,13 +7,8 @@ import pytest
 
 from roam_jax.tasks.build import build
 from roam_jax.train import names
-from roam_jax.train.sharding import make_mesh
-from roam_jax.train.state import (
-    abstract_params,
-    create_params,
-    load_pretrained,
-    partition,
-)
+from roam_jax.train.state import partition
+from tests.tasks.models import first_batch, make_params
 
 OUTPUT_SIDE = ("time_embedding", "norm_final", "norm_out", "proj_out")
 
@@ -22,29 +17,6 @@ OUTPUT_SIDE = ("time_embedding", "norm_final", "norm_out", "proj_out")
 def experiment(robot_config):
     robot_config.data.encode_once = 0
     return build(robot_config)
-
-
-def make_params(experiment):
-    mesh = make_mesh(1, 1, devices=jax.devices()[:1])
-    like = abstract_params(experiment.task, mesh, rules=experiment.rules)
-    pretrained = load_pretrained(experiment.task, like)
-    params = create_params(experiment.task, like, pretrained=pretrained, seed=0)
-    # The action head starts at zero; moved, so that actions depend on what it reads.
-    out = params["graft"]["decoder"]["out"]
-    out["kernel"] = out["kernel"] + 0.1
-    return params
-
-
-def first_batch(experiment, *, encoded=False):
-    """Four windows; `encoded` with latents that no VAE had to make."""
-    windows = [experiment.train[i] for i in range(4)]
-    if encoded:
-        rng, time = np.random.default_rng(0), experiment.time
-        for window in windows:
-            del window["frames"]
-            latents = rng.standard_normal((time.latents, 16, 8, 8)).astype(np.float32)
-            window |= {"observed_latents": latents[: time.t_current], "target_latents": latents}
-    return {name: np.stack([w[name] for w in windows]) for name in windows[0]}
 
 
 def test_actions_at_pure_noise_see_nothing_of_the_future(experiment):
