@@ -13,20 +13,21 @@ from typing import Any
 
 CLASS_NAME = "CogVideoXTransformer3DModel"
 
-# What the port takes for granted, and what a file that differs is.
+# What the port takes for granted, and which model a file that differs is of: the first that differs
+# tells, so newer members of the family, which have the marks of older ones too, stand first.
 _FIXED = {
-    "use_rotary_positional_embeddings": (False, "rotary positions (CogVideoX-5B)"),
-    "use_learned_positional_embeddings": (False, "learned positions (CogVideoX-5B-I2V)"),
-    "patch_size_t": (None, "patches in time (CogVideoX 1.5)"),
-    "ofs_embed_dim": (None, "an ofs embedding (CogVideoX 1.5 image-to-video)"),
-    "patch_bias": (True, "a patch embedding without bias (CogVideoX 1.5)"),
-    "attention_bias": (True, "attention without bias"),
-    "norm_elementwise_affine": (True, "norms without parameters"),
-    "activation_fn": ("gelu-approximate", "another activation"),
-    "timestep_activation_fn": ("silu", "another activation of the time embedding"),
-    "flip_sin_to_cos": (True, "a time embedding with sin first"),
-    "freq_shift": (0, "shifted timestep frequencies"),
-    "dropout": (0.0, "dropout"),
+    "ofs_embed_dim": (None, "CogVideoX1.5-5B-I2V"),
+    "patch_size_t": (None, "CogVideoX1.5-5B"),
+    "patch_bias": (True, "CogVideoX1.5-5B"),
+    "use_learned_positional_embeddings": (False, "CogVideoX-5B-I2V"),
+    "use_rotary_positional_embeddings": (False, "CogVideoX-5B"),
+    "attention_bias": (True, "a model with attention without bias"),
+    "norm_elementwise_affine": (True, "a model with norms without parameters"),
+    "activation_fn": ("gelu-approximate", "a model with another activation"),
+    "timestep_activation_fn": ("silu", "a model with another activation of the time embedding"),
+    "flip_sin_to_cos": (True, "a model with sin first in the time embedding"),
+    "freq_shift": (0, "a model with shifted timestep frequencies"),
+    "dropout": (0.0, "a model with dropout"),
 }
 
 
@@ -94,6 +95,7 @@ class TransformerConfig:
         """
         if config.get("_class_name", CLASS_NAME) != CLASS_NAME:
             raise ValueError(f"_class_name = {config['_class_name']!r}: expected {CLASS_NAME}")
+        check_fixed(config, _FIXED, ported="the architecture of CogVideoX-2B")
         sizes = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         values = {}
         for key, value in config.items():
@@ -102,20 +104,39 @@ class TransformerConfig:
                 if isinstance(value, bool) or not isinstance(value, (int, sizes[key])):
                     raise ValueError(f"{key} = {value!r}: expected {sizes[key].__name__}")
                 values[key] = sizes[key](value)
-            elif key in _FIXED:
-                expected, meaning = _FIXED[key]
-                if value != expected:
-                    raise ValueError(
-                        f"{key} = {value!r} means {meaning}, expected {expected!r}: "
-                        "only the CogVideoX-2B architecture is ported"
-                    )
-            elif not key.startswith("_"):  # diffusers' own notes: _class_name, _diffusers_version
+            # Keys with an underscore are diffusers' own notes: _class_name, _diffusers_version.
+            elif key not in _FIXED and not key.startswith("_"):
                 nearest = difflib.get_close_matches(key, [*sizes, *_FIXED], n=1)
                 hint = f"; the nearest known key is {nearest[0]}" if nearest else ""
                 raise ValueError(f"{key} = {value!r}: not a key of {CLASS_NAME}{hint}")
-        return cls(**values)
+        result = cls(**values)
+        if result.in_channels != result.out_channels:
+            raise ValueError(
+                f"this is an image-to-video model: in_channels = {result.in_channels}, expected "
+                f"out_channels = {result.out_channels}; only text-to-video is ported"
+            )
+        return result
 
     def to_json(self) -> dict[str, Any]:
         """All that diffusers' `from_config` needs to build the same model."""
         fixed = {key: value for key, (value, _) in _FIXED.items()}
         return {"_class_name": CLASS_NAME, **dataclasses.asdict(self), **fixed}
+
+
+def check_fixed(
+    config: Mapping[str, Any], fixed: Mapping[str, tuple[Any, str]], *, ported: str
+) -> None:
+    """Refuses a config in which something has not the one value that is ported.
+
+    Args:
+        config: what the file says.
+        fixed: key -> the value, and what a file with another one is.
+        ported: what is, for the message.
+
+    Raises:
+        ValueError: says what the file is of, and lists every key that differs.
+    """
+    others = [key for key, (value, _) in fixed.items() if config.get(key, value) != value]
+    if others:
+        found = ", ".join(f"{key} = {config[key]!r} (expected {fixed[key][0]!r})" for key in others)
+        raise ValueError(f"this is {fixed[others[0]][1]}: {found}; only {ported} is ported")

@@ -22,12 +22,17 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from roam_jax.cogvideox.components import COMPONENTS, Component
+from roam_jax.cogvideox.components import COMPONENTS, CONFIG_FILE, Component
+from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.mapped import create_tensors, open_tensors
 from roam_jax.cogvideox.names import TensorName, account
+from roam_jax.cogvideox.vae_config import VAEConfig
 
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FILE = "manifest.json"
+_PIPELINE_FILE = "model_index.json"
+# Pipelines that run CogVideoX-2B's weights.
+_PIPELINES = ("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -68,13 +73,47 @@ def import_diffusers(
         ValueError: another model, pickled or truncated weights, tensors that do not fit.
     """
     src, dst = pathlib.Path(src), pathlib.Path(dst)
-    present = [name for name in COMPONENTS if (src / name).is_dir()]
-    if not present:
-        raise FileNotFoundError(f"{src}: expected a folder {' or '.join(COMPONENTS)} in it")
+    present = find_networks(src)
     with new_directory(dst) as folder:
         return {
             name: _import_component(src / name, folder / name, COMPONENTS[name]) for name in present
         }
+
+
+def find_networks(src: pathlib.Path) -> tuple[str, ...]:
+    """Which of our networks a diffusers directory holds.
+
+    Raises:
+        FileNotFoundError: neither, or no directory of diffusers at all.
+        ValueError: its model_index.json is of another model.
+    """
+    if not src.is_dir():
+        raise FileNotFoundError(f"{src}: no such folder")
+    index = src / _PIPELINE_FILE
+    if index.is_file():
+        pipeline = _class_name(index)
+        if pipeline not in _PIPELINES:
+            raise ValueError(
+                f"{index}: this is a {pipeline}, expected {' or '.join(_PIPELINES)}: only "
+                "CogVideoX-2B is ported"
+            )
+    present = tuple(name for name in COMPONENTS if (src / name).is_dir())
+    if not present:
+        expected = f"expected a folder {' or '.join(COMPONENTS)} in it"
+        if (src / CONFIG_FILE).is_file():
+            network = _class_name(src / CONFIG_FILE)
+            raise FileNotFoundError(f"{src}: this is one network, a {network}; {expected}")
+        found = ", ".join(sorted(path.name for path in src.iterdir())[:10]) or "nothing"
+        raise FileNotFoundError(f"{src}: {expected}, found {found}")
+    return present
+
+
+def _class_name(path: pathlib.Path) -> str:
+    """The class that a JSON file of diffusers is about."""
+    try:
+        return str(json.loads(path.read_text())["_class_name"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: expected diffusers' JSON with a _class_name") from error
 
 
 @contextlib.contextmanager
@@ -95,12 +134,24 @@ def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _import_component(src: pathlib.Path, dst: pathlib.Path, component: Component) -> Manifest:
-    config = component.read_config(src)
-    names = component.names(config)
-    tensors = open_checkpoint(src)
+def open_network(
+    folder: pathlib.Path, component: Component
+) -> tuple[TransformerConfig | VAEConfig, dict[str, np.ndarray]]:
+    """Config of one diffusers network, and views on its tensors, every one accounted for.
+
+    Raises:
+        FileNotFoundError, ValueError: as `import_diffusers`.
+    """
+    config = component.read_config(folder)
+    tensors = open_checkpoint(folder)
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
-    account(names, shapes, where=str(src))
+    account(component.names(config), shapes, where=str(folder))
+    return config, tensors
+
+
+def _import_component(src: pathlib.Path, dst: pathlib.Path, component: Component) -> Manifest:
+    config, tensors = open_network(src, component)
+    names = component.names(config)
 
     dst.mkdir()
     component.write_config(dst, config)

@@ -11,18 +11,20 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from roam_jax.cogvideox.config import check_fixed
+
 CLASS_NAME = "AutoencoderKLCogVideoX"
 
-# What the port takes for granted, and what a file that differs has.
+# What the port takes for granted, and what a file that differs is of.
 _FIXED = {
-    "act_fn": ("silu", "another activation"),
-    "shift_factor": (None, "shifted latents"),
-    "latents_mean": (None, "latents with a mean a channel"),
-    "latents_std": (None, "latents with a scale a channel"),
-    "force_upcast": (True, "half-precision weights that were trained as such"),
-    "use_quant_conv": (False, "a convolution after the encoder"),
-    "use_post_quant_conv": (False, "a convolution before the decoder"),
-    "invert_scale_latents": (False, "latents divided by the scale (CogVideoX 1.5)"),
+    "invert_scale_latents": (False, "the VAE of CogVideoX1.5"),
+    "act_fn": ("silu", "a VAE with another activation"),
+    "shift_factor": (None, "a VAE with shifted latents"),
+    "latents_mean": (None, "a VAE with a mean a channel"),
+    "latents_std": (None, "a VAE with a scale a channel"),
+    "force_upcast": (True, "a VAE with weights trained in half precision"),
+    "use_quant_conv": (False, "a VAE with a convolution after the encoder"),
+    "use_post_quant_conv": (False, "a VAE with a convolution before the decoder"),
 }
 _BLOCK_TYPES = {
     "down_block_types": "CogVideoXDownBlock3D",
@@ -105,19 +107,13 @@ class VAEConfig:
         """
         if config.get("_class_name", CLASS_NAME) != CLASS_NAME:
             raise ValueError(f"_class_name = {config['_class_name']!r}: expected {CLASS_NAME}")
+        check_fixed(config, _FIXED, ported="the VAE of CogVideoX-2B and 5B")
         sizes = {field.name for field in dataclasses.fields(cls)}
         values = {}
         for key, value in config.items():
             if key in sizes:
                 values[key] = tuple(value) if isinstance(value, list) else value
-            elif key in _FIXED:
-                expected, meaning = _FIXED[key]
-                if value != expected:
-                    raise ValueError(
-                        f"{key} = {value!r} means {meaning}, expected {expected!r}: "
-                        "only the VAE of CogVideoX-2B and 5B is ported"
-                    )
-            elif key not in _BLOCK_TYPES and not key.startswith("_"):
+            elif key not in {*_FIXED, *_BLOCK_TYPES} and not key.startswith("_"):
                 known = [*sizes, *_FIXED, *_BLOCK_TYPES]
                 nearest = difflib.get_close_matches(key, known, n=1)
                 hint = f"; the nearest known key is {nearest[0]}" if nearest else ""

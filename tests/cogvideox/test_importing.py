@@ -137,12 +137,51 @@ def test_another_model_is_refused(src):
     refuse(src, "config.json: Expecting")
 
 
+@pytest.mark.parametrize(
+    "pipeline",
+    ["StableDiffusionPipeline", "CogVideoXImageToVideoPipeline", "CogVideoXFunControlPipeline"],
+)
+def test_another_pipeline_is_refused(src, pipeline):
+    index = src / "model_index.json"
+    index.write_text(json.dumps({"_class_name": pipeline, "_diffusers_version": "0.42.1"}))
+    refuse(src, f"model_index.json: this is a {pipeline}, expected CogVideoXPipeline or ")
+    index.write_text("[]")
+    refuse(src, "model_index.json: expected diffusers' JSON with a _class_name")
+
+
+def test_a_pipeline_of_ours_is_read(src, tmp_path):
+    (src / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXPipeline"}))
+    assert import_diffusers(src, tmp_path / "dst").keys() == {"transformer"}
+
+
+def test_the_member_of_the_family_is_named_with_its_file(src):
+    config = src / "transformer" / "config.json"
+    rotary = {"use_rotary_positional_embeddings": True}
+    config.write_text(json.dumps(json.loads(config.read_text()) | rotary))
+    refuse(src, "transformer/config.json: this is CogVideoX-5B: use_rotary_positional_embeddings")
+
+
+def test_a_vae_of_another_model_is_refused(src):
+    (src / "transformer").rename(src / "vae")
+    (src / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    refuse(src, "vae/config.json: _class_name = 'AutoencoderKL': expected AutoencoderKLCogVideoX")
+
+
 def test_missing_parts_are_named(src):
     (src / "transformer" / WEIGHTS).rename(src / "moved")
     refuse(src, r"transformer: no \*.safetensors file", error=FileNotFoundError)
+    found = "this is one network, a CogVideoXTransformer3DModel; expected a folder transformer or"
+    refuse(src / "transformer", found, error=FileNotFoundError)
     (src / "transformer" / "config.json").unlink()
     refuse(src, "config.json: no such file", error=FileNotFoundError)
-    refuse(src / "transformer", "folder transformer or vae in it", error=FileNotFoundError)
+    refuse(
+        src / "transformer",
+        "folder transformer or vae in it, found nothing",
+        error=FileNotFoundError,
+    )
+    refuse(src / "nowhere", "nowhere: no such folder", error=FileNotFoundError)
+    (src / "transformer").rename(src / "unet")
+    refuse(src, "expected a folder transformer or vae in it, found moved, unet", error=OSError)
 
 
 def test_two_candidates_are_refused(src):

@@ -70,9 +70,12 @@ def test_config_survives_the_round_trip_through_diffusers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_quant_conv": True}, "use_quant_conv = True means a convolution after the encoder"),
-        ({"invert_scale_latents": True}, r"invert_scale_latents = True means .*CogVideoX 1.5"),
-        ({"act_fn": "relu"}, "act_fn = 'relu' means another activation, expected 'silu'"),
+        ({"use_quant_conv": True}, "this is a VAE with a convolution after the encoder: use_quant"),
+        (
+            {"invert_scale_latents": True},
+            "this is the VAE of CogVideoX1.5: invert_scale_latents = True",
+        ),
+        ({"act_fn": "relu"}, r"another activation: act_fn = 'relu' \(expected 'silu'\)"),
         ({"layer_per_block": 2}, "nearest known key is layers_per_block"),
         ({"_class_name": "AutoencoderKL"}, "expected AutoencoderKLCogVideoX"),
         ({"norm_num_groups": 24}, "128 is no multiple of norm_num_groups = 24"),
