@@ -2,6 +2,7 @@
 
 python eval.py --workdir runs/tiny
 python eval.py --workdir runs/tiny --step 100 --rounds 1,2,3 --config.eval.windows=0
+python eval.py --workdir runs/tiny --rounds 1,2,3,4,6 --extrapolate last
 """
 
 import argparse
@@ -32,6 +33,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--rounds", type=rounds_list, help="numbers of rounds (default: 1 to the trained one)"
     )
+    parser.add_argument(
+        "--extrapolate",
+        choices=["last"],
+        help="rounds above the trained number reuse the parameters of the last one "
+        "(default: they are refused)",
+    )
     options, overrides = parse(parser, argv)
 
     # Imported late, so that --help answers at once.
@@ -41,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
         options.workdir,
         step=options.step,
         rounds=options.rounds,
+        extrapolate=options.extrapolate,
         overrides=functools.partial(override, arguments=overrides),
     )
     print(format_report(json.loads(path.read_text())))

@@ -20,7 +20,7 @@ from roam_jax.evaluate.actions import ActionWindows, action_figures, baseline_pr
 from roam_jax.evaluate.pictures import draw_graft_pictures
 from roam_jax.evaluate.placement import rows_per_batch
 from roam_jax.evaluate.predictor import GraftPredictor
-from roam_jax.evaluate.rounds import round_figures
+from roam_jax.evaluate.rounds import round_figures, round_title
 from roam_jax.evaluate.video import bucket_figures
 from roam_jax.evaluate.windows import map_windows, spread_windows, timestep_buckets
 from roam_jax.model.looped import check_rounds
@@ -33,28 +33,31 @@ class GraftEvaluation:
 
     Args:
         experiment: data and model; its `config.eval` says how much is measured.
+        extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
 
     Raises:
         ValueError: `eval.buckets` is out of range.
     """
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, *, extrapolate: str | None = None):
         self._experiment = experiment
         self._settings = experiment.config.eval
         self._trained_rounds = experiment.config.loop.rounds
-        self._predictor = GraftPredictor(experiment.model)
+        self._extrapolate = extrapolate
+        self._predictor = GraftPredictor(experiment.model, extrapolate=extrapolate)
         self._buckets = timestep_buckets(experiment.model.schedule.steps, self._settings.buckets)
 
     def rounds(self, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
         """The numbers of rounds to measure, in order; none given = 1 to the trained number.
 
         Raises:
-            ValueError: a number that the weights were not trained for.
+            ValueError: a number that the weights were not trained for, without `extrapolate`; or
+                no such extrapolation.
         """
-        if not wanted:
-            return tuple(range(1, self._trained_rounds + 1))
+        trained = self._trained_rounds
+        wanted = wanted or tuple(range(1, trained + 1))
         for number in wanted:
-            check_rounds(number, trained=self._trained_rounds)
+            check_rounds(number, trained=trained, extrapolate=self._extrapolate)
         return tuple(sorted(set(wanted)))
 
     def report(self, params: Params, *, rounds: tuple[int, ...]) -> dict[str, Any]:
@@ -83,7 +86,7 @@ class GraftEvaluation:
     ) -> None:
         """Pictures PREFIX_*.png of the windows and of a finished `report`."""
         panels = {
-            split: {f"rounds = {n}": one["video"]["buckets"] for n, one in found["rounds"].items()}
+            split: {round_title(n, r): r["video"]["buckets"] for n, r in found["rounds"].items()}
             for split, found in splits.items()
         }
         draw_buckets(prefix.with_name(f"{prefix.name}_video.png"), panels)
@@ -136,7 +139,10 @@ class GraftEvaluation:
             "episodes": len(np.unique(windows.episodes)),
             "baselines": {n: self._action_figures(p, windows) for n, p in baselines.items()},
             "rounds": {
-                str(number): self._round_figures(found, one)
+                str(number): {
+                    "extrapolated": number > self._trained_rounds,
+                    **self._round_figures(found, one),
+                }
                 for number, one in found["rounds"].items()
             },
         }

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from roam_jax.evaluate.rounds import round_title
+
 MEASURES = {"residual": "residual", "cosine": "cosine", "gated_step": "gated step"}
 BASELINES = {"training_mean": "training mean", "previous_action": "previous action"}
 
@@ -22,17 +24,20 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 
 def _graft_lines(figures: Mapping[str, Any]) -> Iterator[str]:
-    rows = {f"rounds = {n}": one["actions"] for n, one in figures["rounds"].items()}
+    rounds = {round_title(n, one, mark=" *"): one for n, one in figures["rounds"].items()}
+    rows = {title: one["actions"] for title, one in rounds.items()}
     rows |= {BASELINES[name]: one for name, one in figures["baselines"].items()}
     yield from _action_lines(rows)
-    rows = {f"rounds = {n}": one["video"] for n, one in figures["rounds"].items()}
+    rows = {title: one["video"] for title, one in rounds.items()}
     yield from _bucket_lines("velocity error of predicted frames", rows)
-    number, one = list(figures["rounds"].items())[-1]
-    yield f"  round measures with rounds = {number}, mean over blocks, by round"
+    title, one = list(rounds.items())[-1]
+    yield f"  round measures with {title}, mean over blocks, by round"
     for measure, title in MEASURES.items():
         for stream, values in one["measures"][measure].items():
             means = "".join(f"{mean:>10.4f}" for mean in np.mean(values, axis=1))
             yield f"    {title:<11}{stream:<6}{means}"
+    if any(one["extrapolated"] for one in rounds.values()):
+        yield "  * more rounds than were trained: they reuse the last one's parameters"
 
 
 def _action_lines(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

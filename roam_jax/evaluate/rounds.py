@@ -7,12 +7,24 @@ convergence: under the gate `identity` the step is 0 by construction at the star
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 Measures = dict[str, dict[str, Float[np.ndarray, "windows depth rounds"]]]
+
+
+def round_title(number: str, figures: Mapping[str, Any], *, mark: str = " (extrapolated)") -> str:
+    """ "rounds = 4", marked where the weights were trained with fewer.
+
+    Args:
+        number: the number of rounds, as a report's key.
+        figures: a report's figures with that number of rounds.
+        mark: what is appended.
+    """
+    return f"rounds = {number}{mark if figures['extrapolated'] else ''}"
 
 
 def round_figures(measures: Measures) -> dict[str, Any]:

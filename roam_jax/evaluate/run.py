@@ -57,10 +57,21 @@ class Evaluation(Protocol):
         """Pictures PREFIX_*.png of the windows and of a report's figures."""
 
 
-def make_evaluation(experiment: Experiment) -> Evaluation:
-    """The evaluation of the experiment's kind of task."""
-    kinds = {"graft": GraftEvaluation, "video": PretrainingEvaluation, "vae": VAEEvaluation}
-    return kinds[experiment.config.train.task](experiment)
+def make_evaluation(experiment: Experiment, *, extrapolate: str | None = None) -> Evaluation:
+    """The evaluation of the experiment's kind of task.
+
+    Raises:
+        ValueError: `config.eval` is out of range, or `extrapolate` for a task without a loop.
+    """
+    task = experiment.config.train.task
+    if task == "graft":
+        return GraftEvaluation(experiment, extrapolate=extrapolate)
+    if extrapolate is not None:
+        raise ValueError(
+            f"extrapolate = {extrapolate!r}: a run of train.task = {task!r} has no loop; expected "
+            "none"
+        )
+    return {"video": PretrainingEvaluation, "vae": VAEEvaluation}[task](experiment)
 
 
 def make_evaluate_hook(experiment: Experiment) -> Callable[[Params, int], dict[str, float]]:
@@ -80,7 +91,11 @@ def make_evaluate_hook(experiment: Experiment) -> Callable[[Params, int], dict[s
 
 
 def evaluate_experiment(
-    experiment: Experiment, params: Params, *, rounds: tuple[int, ...] | None = None
+    experiment: Experiment,
+    params: Params,
+    *,
+    rounds: tuple[int, ...] | None = None,
+    extrapolate: str | None = None,
 ) -> dict[str, Any]:
     """A report on both splits, ready for JSON; docs/evaluate.md describes its layout.
 
@@ -88,22 +103,31 @@ def evaluate_experiment(
         experiment: data and model.
         params: the whole tree.
         rounds: numbers of rounds to measure; None = 1 to the trained one.
+        extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
 
     Raises:
-        ValueError: rounds above the trained number, or `config.eval` out of range.
+        ValueError: rounds above the trained number without `extrapolate`, or `config.eval` out of
+            range.
     """
-    evaluation = make_evaluation(experiment)
-    return _report(experiment, evaluation, params, evaluation.rounds(rounds))
+    evaluation = make_evaluation(experiment, extrapolate=extrapolate)
+    rounds = evaluation.rounds(rounds)
+    return _report(experiment, evaluation, params, rounds=rounds, extrapolate=extrapolate)
 
 
 def _report(
-    experiment: Experiment, evaluation: Evaluation, params: Params, rounds: tuple[int, ...]
+    experiment: Experiment,
+    evaluation: Evaluation,
+    params: Params,
+    *,
+    rounds: tuple[int, ...],
+    extrapolate: str | None,
 ) -> dict[str, Any]:
     config = experiment.config
     return {
         "task": config.train.task,
         "rounds": list(rounds),
         "trained_rounds": config.loop.rounds,
+        "extrapolate": extrapolate,
         "eval": plain(config.eval),
         "splits": evaluation.report(params, rounds=rounds),
     }
@@ -114,6 +138,7 @@ def evaluate_workdir(
     *,
     step: int | None = None,
     rounds: tuple[int, ...] | None = None,
+    extrapolate: str | None = None,
     overrides: Callable[[ml_collections.ConfigDict], None] | None = None,
 ) -> pathlib.Path:
     """Evaluates one checkpoint of a run.
@@ -122,6 +147,7 @@ def evaluate_workdir(
         workdir: folder of the run.
         step: which checkpoint; None = the latest.
         rounds: numbers of rounds to measure; None = 1 to the trained one.
+        extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
         overrides: changes the run's config in place. Only `eval.*`, `mesh.*`, `backbone.path`,
             `data.root`, `data.text` and `data.encode_once` may change.
 
@@ -145,7 +171,7 @@ def evaluate_workdir(
     _check_fingerprints(experiment, provenance.get("fingerprints", {}), changed)
     if "data.root" in changed and config.train.task == "graft":
         experiment = _with_statistics(experiment, provenance.get(STATISTICS), where=folder.path)
-    evaluation = make_evaluation(experiment)
+    evaluation = make_evaluation(experiment, extrapolate=extrapolate)
     rounds = evaluation.rounds(rounds)
     params, step = load_params(
         experiment.task,
@@ -156,7 +182,7 @@ def evaluate_workdir(
         step=step,
     )
     logging.info("evaluating step %d of %s", step, folder.path)
-    report = _report(experiment, evaluation, params, rounds)
+    report = _report(experiment, evaluation, params, rounds=rounds, extrapolate=extrapolate)
     report = {"step": step, **report, "overrides": changed, **_origin(experiment)}
     path = folder.path / "eval" / f"{step}.json"
     path.parent.mkdir(exist_ok=True)

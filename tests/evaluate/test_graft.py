@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from roam_jax.evaluate.graft import GraftEvaluation
 from roam_jax.evaluate.windows import PURE_NOISE, window_noise
 
 WINDOWS = {"train": 7, "val": 4}
@@ -111,9 +112,31 @@ def test_one_compilation_for_each_number_of_rounds(report, evaluation):
     assert evaluation._predictor._encode._cache_size() == 1
 
 
-def test_rounds_that_were_not_trained_are_refused(evaluation):
+def test_extrapolated_rounds_reuse_the_last_one(experiment, evaluation, params):
+    """With its gate at zero the last round adds nothing, however often it is repeated."""
+    loop = params["blocks"]["loop"]
+    loop = {**loop, "gate": loop["gate"].at[:, -1].set(0)}
+    params = {**params, "blocks": {**params["blocks"], "loop": loop}}
+    longer = GraftEvaluation(experiment, extrapolate="last")
+    assert longer.rounds((4, 1)) == (1, 4) and longer.rounds(None) == (1, 2)
+    found = longer.report(params, rounds=(4,))["val"]["rounds"]["4"]
+    expected = evaluation.report(params, rounds=(2,))["val"]["rounds"]["2"]
+    assert found.pop("extrapolated") and not expected.pop("extrapolated")
+    measures = found.pop("measures")
+    for stream, steps in measures["gated_step"].items():
+        np.testing.assert_allclose(steps[:2], expected["measures"]["gated_step"][stream], rtol=1e-4)
+        assert len(steps) == 4 and not np.any(steps[1:])
+    del expected["measures"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), found, expected)
+
+
+def test_rounds_that_were_not_trained_are_refused(evaluation, experiment):
     assert evaluation.rounds(None) == evaluation.rounds(()) == (1, 2)
     assert evaluation.rounds((2, 1, 2)) == (1, 2)
     for wrong in (3, 0):
         with pytest.raises(ValueError, match=f"rounds = {wrong}"):
             evaluation.rounds((1, wrong))
+    with pytest.raises(ValueError, match="rounds = 3: .*--extrapolate last"):
+        evaluation.rounds((3,))
+    with pytest.raises(ValueError, match="extrapolate = 'first': expected one of last"):
+        GraftEvaluation(experiment, extrapolate="first").rounds(None)

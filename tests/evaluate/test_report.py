@@ -46,7 +46,7 @@ def test_graft():
         "windows": 7,
         "episodes": 3,
         "baselines": {"training_mean": actions(estimate(0.625), 0.5)},
-        "rounds": {"1": one, "2": one},
+        "rounds": {"1": {"extrapolated": False, **one}, "2": {"extrapolated": False, **one}},
     }
     text = format_report({"task": "graft", "splits": {"val": split}})
     assert text.startswith("val: 7 windows of 3 episodes\n")
@@ -61,6 +61,13 @@ def test_graft():
     assert lines["residual   text"] == "0.2000 0.3000"
     assert lines["gated step video"] == "1.0000 2.0000"
     assert "with rounds = 2" in text
+    assert "*" not in text
+    split["rounds"]["3"] = {**split["rounds"]["2"], "extrapolated": True}
+    text = format_report({"task": "graft", "splits": {"val": split}})
+    assert "    rounds = 3 *     0.5000" in text and "with rounds = 3 *," in text
+    assert text.endswith(
+        "  * more rounds than were trained: they reuse the last one's parameters\n"
+    )
 
 
 def test_video():

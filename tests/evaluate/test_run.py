@@ -1,5 +1,6 @@
 """From a workdir alone to a report: what is written, and what is refused."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -10,7 +11,12 @@ import pytest
 
 from roam_jax.cli.arguments import override
 from roam_jax.evaluate import run as run_module
-from roam_jax.evaluate.run import evaluate_experiment, evaluate_workdir, format_report
+from roam_jax.evaluate.run import (
+    evaluate_experiment,
+    evaluate_workdir,
+    format_report,
+    make_evaluation,
+)
 from roam_jax.train import optim
 from roam_jax.train.checkpoint import Checkpoints
 from roam_jax.train.state import TrainState, partition
@@ -60,7 +66,8 @@ def seen(monkeypatch):
         def draw(self, params, splits, prefix, *, rounds):
             pass
 
-    def make_evaluation(experiment):
+    def make_evaluation(experiment, *, extrapolate):
+        assert extrapolate in (None, "last")
         experiments.append(experiment)
         return Stub()
 
@@ -78,7 +85,8 @@ def test_a_workdir_alone_gives_the_report_of_its_model(finished, report, experim
     assert path == finished / "eval" / "6.json"
     written = json.loads(path.read_text())
     assert (written["step"], written["task"], written["rounds"]) == (6, "graft", [2])
-    assert written["trained_rounds"] == 2 and written["overrides"] == {}
+    assert written["trained_rounds"] == 2 and written["extrapolate"] is None
+    assert written["overrides"] == {}
     assert written["fingerprints"] == dict(experiment.fingerprints)
     jax.tree.map(
         lambda found, expected: np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5),
@@ -103,6 +111,8 @@ def test_a_step_is_picked(workdir, seen):
     assert (latest.name, first.name) == ("6.json", "5.json")
     gates = [json.loads(p.read_text())["splits"]["val"]["gate"] for p in (first, latest)]
     np.testing.assert_allclose(2 * np.array(gates[0]), gates[1])
+    longer = json.loads(evaluate_workdir(workdir, rounds=(4,), extrapolate="last").read_text())
+    assert (longer["rounds"], longer["trained_rounds"], longer["extrapolate"]) == ([4], 2, "last")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 7 .*\[5, 6\]"):
         evaluate_workdir(workdir, step=7)
     with pytest.raises(FileNotFoundError, match="is no workdir"):
@@ -189,3 +199,10 @@ def test_rounds_above_the_trained_number_are_refused_before_anything_is_read(fin
         evaluate_workdir(finished, rounds=(1, 3))
     with pytest.raises(ValueError, match="rounds = 3"):
         evaluate_experiment(experiment, {}, rounds=(3,))
+
+
+def test_tasks_without_a_loop_extrapolate_nothing(experiment):
+    config = experiment.config.copy_and_resolve_references()
+    config.train.task = "vae"
+    with pytest.raises(ValueError, match="extrapolate = 'last': a run of train.task = 'vae'"):
+        make_evaluation(dataclasses.replace(experiment, config=config), extrapolate="last")

@@ -28,7 +28,7 @@ def call(block, streams):
     return block(streams)
 
 
-def looped(gate):
+def looped(gate, *, gate_scope="round"):
     return LoopedBlock(
         make_block=ToyBlock,
         call=call,
@@ -36,6 +36,7 @@ def looped(gate):
         trained_rounds=TRAINED,
         width=WIDTH,
         streams=STREAMS,
+        gate_scope=gate_scope,
     )
 
 
@@ -54,21 +55,35 @@ def make_streams(seed=1):
     }
 
 
-def apply(module, params, streams, *, rounds):
-    return jax.jit(lambda p, s: module.apply({"params": p}, s, rounds=rounds))(params, streams)
+def apply(module, params, streams, **rounds):
+    return jax.jit(lambda p, s: module.apply({"params": p}, s, **rounds))(params, streams)
+
+
+def with_tokens(params, *, scale, seed=2):
+    """The parameters of token scope."""
+    weights = scale * np.random.default_rng(seed).standard_normal((TRAINED, WIDTH))
+    return {**params, "loop": {**params["loop"], "token": weights.astype(np.float32)}}
+
+
+def layer_norm(x):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
 
 def reference(params, streams, gate, rounds):
-    """h <- h + size (block(h + e_r) - h), written out."""
+    """h <- h + size (block(h + e_r) - h), written out; rounds without a row use the last one."""
     kernel, bias = (np.asarray(params["layer"][n], np.float64) for n in ("kernel", "bias"))
     state = {n: np.asarray(x, np.float64) for n, x in streams.items()}
     for r in range(rounds):
-        moved = {n: x + params["loop"][n][r] for n, x in state.items()}
+        row = {n: np.asarray(x[min(r, TRAINED - 1)], np.float64) for n, x in params["loop"].items()}
+        moved = {n: x + row[n] for n, x in state.items()}
         mean = 2 * moved["text"].mean(1, keepdims=True) + moved["video"].mean(1, keepdims=True)
         out = {n: x + np.tanh((x + mean) @ kernel + bias) for n, x in moved.items()}
-        a = float(params["loop"]["gate"][r])
-        size = {"identity": (r == 0) + a, "sigmoid": 1 / (1 + np.exp(-a)), "off": 1.0}[gate]
-        state = {n: state[n] + size * (out[n] - state[n]) for n in state}
+        for n, x in state.items():
+            a = row["gate"]
+            if "token" in row:
+                a = a + (layer_norm(x) @ row["token"])[..., None]
+            size = {"identity": (r == 0) + a, "sigmoid": 1 / (1 + np.exp(-a)), "off": 1.0}[gate]
+            state = {**state, n: x + size * (out[n] - x)}
     return state
 
 
@@ -81,6 +96,64 @@ def test_rounds_equal_a_python_loop(gate, rounds):
     for name in STREAMS:
         np.testing.assert_allclose(out[name], expected[name], rtol=2e-5, atol=2e-5)
         assert measures["residual"][name].shape == (rounds,)
+
+
+@pytest.mark.parametrize("gate", ["identity", "sigmoid"])
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_token_gates_equal_a_python_loop(gate, rounds):
+    params, streams = with_tokens(make_params(), scale=0.3), make_streams()
+    out, measures = apply(looped(gate, gate_scope="token"), params, streams, rounds=rounds)
+    expected, before = (reference(params, streams, gate, r) for r in (rounds, rounds - 1))
+    for name in STREAMS:
+        np.testing.assert_allclose(out[name], expected[name], rtol=2e-5, atol=2e-5)
+        step = np.linalg.norm(expected[name] - before[name]) / np.linalg.norm(before[name])
+        np.testing.assert_allclose(measures["gated_step"][name][-1], step, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gate", ["identity", "sigmoid"])
+def test_token_gates_start_as_round_gates(gate):
+    params, streams = make_params(), make_streams()
+    expected, _ = apply(looped(gate), params, streams, rounds=3)
+    params = with_tokens(params, scale=0)
+    module = looped(gate, gate_scope="token")
+
+    def loss(params):
+        out, _ = module.apply({"params": params}, streams, rounds=3)
+        return sum(jnp.sum(x**2) for x in out.values()), out
+
+    gradient, out = jax.jit(jax.grad(loss, has_aux=True))(params)
+    for name in STREAMS:
+        np.testing.assert_array_equal(out[name], expected[name])
+    moved = np.linalg.norm(gradient["loop"]["token"], axis=-1)
+    assert (moved[:3] > 0).all() and moved[3] == 0  # no gradient for a round that did not run
+
+
+@pytest.mark.parametrize("gate_scope", ["round", "token"])
+def test_extrapolated_rounds_reuse_the_last_row(gate_scope):
+    params, streams = make_params(), make_streams()
+    if gate_scope == "token":
+        params = with_tokens(params, scale=0.3)
+    module = looped("identity", gate_scope=gate_scope)
+    out, measures = apply(module, params, streams, rounds=6, extrapolate="last")
+    expected = reference(params, streams, "identity", 6)
+    for name in STREAMS:
+        np.testing.assert_allclose(out[name], expected[name], rtol=1e-4, atol=1e-4)
+        assert measures["cosine"][name].shape == (6,)
+    within, _ = apply(module, params, streams, rounds=3, extrapolate="last")
+    trained, _ = apply(module, params, streams, rounds=3)
+    jax.tree.map(np.testing.assert_array_equal, within, trained)
+
+
+def test_parameters_of_both_scopes():
+    """R gates; R rows a stream; and R rows that both streams share."""
+    for gate_scope, tables in (("round", 2), ("token", 3)):
+        module = looped("identity", gate_scope=gate_scope)
+        shapes = jax.eval_shape(
+            lambda m=module: m.init(jax.random.key(0), make_streams(), rounds=1)
+        )
+        rows = shapes["params"]["loop"]
+        assert {leaf.dtype for leaf in rows.values()} == {np.dtype(np.float32)}
+        assert sum(leaf.size for leaf in rows.values()) == TRAINED * (1 + tables * WIDTH)
 
 
 def test_measures_of_the_last_round():
@@ -138,7 +211,7 @@ def test_sigmoid_equals_canvas_engineering_values_and_gradients(rounds):
         out, _ = module.apply(variables, {"video": state}, rounds=rounds)
         return jnp.sum(out["video"] ** 2), out["video"]
 
-    (_, out), gradient = jax.value_and_grad(loss, has_aux=True)(rows)
+    (_, out), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(rows)
     np.testing.assert_allclose(out, expected.detach().numpy(), rtol=1e-5, atol=1e-5)
     pairs = {"gate": theirs.loop_gate.grad[:, 0], "video": theirs.loop_emb.grad}
     for name, grad in pairs.items():
@@ -165,9 +238,26 @@ def test_small_steps_survive_a_block_in_bfloat16():
 
 
 def test_round_counts_that_were_not_trained_are_refused():
-    with pytest.raises(ValueError, match="rounds = 5: trained with loop.rounds = 4"):
+    message = r"rounds = 5: trained with loop.rounds = 4; ask for 1..4, .*--extrapolate last"
+    with pytest.raises(ValueError, match=message):
         check_rounds(5, trained=4)
+    check_rounds(5, trained=4, extrapolate="last")
+    with pytest.raises(ValueError, match="extrapolate = 'first': expected one of last, or none"):
+        check_rounds(1, trained=4, extrapolate="first")
     with pytest.raises(ValueError, match="rounds = 0: expected at least 1"):
         check_rounds(0, trained=4)
     with pytest.raises(ValueError, match="rounds = 5"):
         apply(looped("off"), make_params(), make_streams(), rounds=5)
+
+
+@pytest.mark.parametrize(
+    ("gate", "gate_scope", "message"),
+    [
+        ("identty", "round", "loop.gate = 'identty': expected one of .*; did you mean identity?"),
+        ("sigmoid", "tokens", "loop.gate_scope = 'tokens': expected .*; did you mean token?"),
+        ("off", "token", "loop.gate_scope = 'token' with loop.gate = 'off': there is no gate"),
+    ],
+)
+def test_gates_that_do_not_exist_are_refused(gate, gate_scope, message):
+    with pytest.raises(ValueError, match=message):
+        apply(looped(gate, gate_scope=gate_scope), make_params(), make_streams(), rounds=1)
