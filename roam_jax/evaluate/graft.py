@@ -21,6 +21,7 @@ from roam_jax.evaluate.pictures import draw_graft_pictures
 from roam_jax.evaluate.placement import rows_per_batch
 from roam_jax.evaluate.predictor import GraftPredictor
 from roam_jax.evaluate.rounds import round_figures, round_title
+from roam_jax.evaluate.streams import STREAMS, stream_figures
 from roam_jax.evaluate.video import bucket_figures
 from roam_jax.evaluate.windows import map_windows, spread_windows, timestep_buckets
 from roam_jax.model.looped import check_rounds
@@ -36,7 +37,7 @@ class GraftEvaluation:
         extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
 
     Raises:
-        ValueError: `eval.buckets` is out of range.
+        ValueError: `eval.buckets` or `eval.action_steps` is out of range.
     """
 
     def __init__(self, experiment: Experiment, *, extrapolate: str | None = None):
@@ -44,7 +45,9 @@ class GraftEvaluation:
         self._settings = experiment.config.eval
         self._trained_rounds = experiment.config.loop.rounds
         self._extrapolate = extrapolate
-        self._predictor = GraftPredictor(experiment.model, extrapolate=extrapolate)
+        self._predictor = GraftPredictor(
+            experiment.model, action_steps=self._settings.action_steps, extrapolate=extrapolate
+        )
         self._buckets = timestep_buckets(experiment.model.schedule.steps, self._settings.buckets)
 
     def rounds(self, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -103,6 +106,7 @@ class GraftEvaluation:
                 "episodes": batch["episode"],
                 "past": batch["past_actions"],
                 "targets": batch["action_chunk"],
+                **{name: batch[name] for fields in STREAMS.values() for name in fields},
                 "rounds": {r: self._measure_rounds(params, windows, indices, r) for r in rounds},
             }
 
@@ -125,6 +129,7 @@ class GraftEvaluation:
         ]
         return {
             "actions": deployed["actions"],
+            "streams": {name: deployed[name] for name in STREAMS if name in deployed},
             "measures": deployed["measures"],
             "errors": jnp.stack([bucket["error"] for bucket in buckets], axis=1),
             "zero_errors": jnp.stack([bucket["zero_error"] for bucket in buckets], axis=1),
@@ -159,6 +164,15 @@ class GraftEvaluation:
                 resamples=self._settings.resamples,
             ),
             "measures": round_figures(one["measures"]),
+            "streams": {
+                name: stream_figures(
+                    predicted,
+                    *(found[field] for field in STREAMS[name]),
+                    episodes=windows.episodes,
+                    resamples=self._settings.resamples,
+                )
+                for name, predicted in one["streams"].items()
+            },
         }
 
     def _action_figures(self, predicted: np.ndarray, windows: ActionWindows) -> dict:

@@ -40,7 +40,7 @@ class GraftPredictor:
                 f"eval.action_steps = {action_steps}: expected 1..{model.schedule.steps}"
             )
         self.model, self._extrapolate = model, extrapolate
-        self._action_steps = action_steps
+        self._action_steps = action_steps if model.diffuses_actions else 1
         self._encode = jax.jit(lambda vae, frames: model.backbone.encode(vae, frames, model.time))
         self._decode = jax.jit(model.backbone.decode)
         self._predict = jax.jit(self._predict_windows, static_argnames=("rounds", "action_steps"))

@@ -30,6 +30,7 @@ def _graft_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from _action_lines(rows)
     rows = {title: one["video"] for title, one in rounds.items()}
     yield from _bucket_lines("velocity error of predicted frames", rows)
+    yield from _stream_lines(rounds)
     title, one = list(rounds.items())[-1]
     yield f"  round measures with {title}, mean over blocks, by round"
     for measure, title in MEASURES.items():
@@ -38,6 +39,15 @@ def _graft_lines(figures: Mapping[str, Any]) -> Iterator[str]:
             yield f"    {title:<11}{stream:<6}{means}"
     if any(one["extrapolated"] for one in rounds.values()):
         yield "  * more rounds than were trained: they reuse the last one's parameters"
+
+
+def _stream_lines(rounds: Mapping[str, Any]) -> Iterator[str]:
+    """Robot state and reward, where they are predicted; the reference is the same in all rounds."""
+    for stream, one in next(iter(rounds.values()))["streams"].items():
+        yield f"  {stream}: normalised MSE [95 % of episodes], future at pure noise"
+        for title, found in rounds.items():
+            yield f"    {title:<17}{_interval(found['streams'][stream]['mse'])}"
+        yield f"    {'last observed':<17}{_interval(one['last_observed_mse'])}"
 
 
 def _action_lines(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

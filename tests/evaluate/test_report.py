@@ -41,6 +41,7 @@ def test_graft():
         "actions": actions(estimate(0.5, 0.25, 1.0), 0.875),
         "video": buckets(1.0, 3.0),
         "measures": measures,
+        "streams": {"proprio": {"mse": estimate(0.125), "last_observed_mse": estimate(0.375)}},
     }
     split = {
         "windows": 7,
@@ -53,9 +54,11 @@ def test_graft():
     lines = table({"task": "graft", "splits": {"val": split}})
     expected = "0.6250 [one episode, no interval] 0.7500 50.0% 0.0100 0.5000"
     assert lines["training mean"] == expected
-    (line, _) = (line for line in text.splitlines() if "rounds = 2  " in line)
+    line, state, _ = (line for line in text.splitlines() if "rounds = 2  " in line)
     expected = "rounds = 2 0.5000 [0.2500, 1.0000] 0.7500 87.5% 0.0100 0.5000"
     assert " ".join(line.split()) == expected
+    assert " ".join(state.split()) == "rounds = 2 0.1250 [one episode, no interval]"
+    assert lines["last observed"] == "0.3750 [one episode, no interval]"
     assert lines["predicting zero"] == "2.0000 6.0000 4.0000"
     # The mean over blocks after each round, with the largest number of rounds.
     assert lines["residual   text"] == "0.2000 0.3000"
