@@ -54,7 +54,7 @@ def test_graft():
     lines = table({"task": "graft", "splits": {"val": split}})
     expected = "0.6250 [one episode, no interval] 0.7500 50.0% 0.0100 0.5000"
     assert lines["training mean"] == expected
-    line, state, _ = (line for line in text.splitlines() if "rounds = 2  " in line)
+    line, _, state = (line for line in text.splitlines() if "rounds = 2  " in line)
     expected = "rounds = 2 0.5000 [0.2500, 1.0000] 0.7500 87.5% 0.0100 0.5000"
     assert " ".join(line.split()) == expected
     assert " ".join(state.split()) == "rounds = 2 0.1250 [one episode, no interval]"
