@@ -227,6 +227,20 @@ def test_decoders_have_their_closed_form_of_parameters_at_2b(decoder, expected):
     assert sum(n for name, n in sizes.items() if name.startswith("graft/decoder/")) == expected
 
 
+def test_what_a_noise_level_and_a_further_block_cost_at_2b():
+    def graft(*prefixes, **sizes):
+        sizes = tree_shapes(TransformerConfig(), **sizes)
+        return sum(n for name, n in sizes.items() if name.startswith(prefixes))
+
+    level = graft("graft/future_action/noise_level/", decoder="tokens_diffused")
+    assert level == dense(256, 1920) == 493_440
+    counts = [
+        graft("graft/", decoder="cross_attention", decoder_blocks=blocks)
+        for blocks in ((-1,), (14, -1))
+    ]
+    assert counts[1] - counts[0] == 2 * 1920 + dense(1920, 256) == 495_616
+
+
 def test_every_region_has_its_closed_form_of_parameters_at_2b():
     sizes = tree_shapes(TransformerConfig(), regions=ALL_REGIONS)
     width, found = 1920, {}
