@@ -17,6 +17,7 @@ LAYERS = {
     "tasks": 5,
     "evaluate": 6,
     "cli": 7,
+    "__main__": 8,
 }
 SIDES = {
     "sim": {"axes", "contracts"},

@@ -33,7 +33,7 @@ class Backbone:
     Args:
         transformer_config, vae_config: sizes.
         image_size: height and width of the frames in pixels.
-        transformer_path, vae_path: converted folders; None = random weights.
+        transformer_path, vae_path: converted folders; None = no pretrained weights.
     """
 
     transformer_config: TransformerConfig
@@ -133,16 +133,23 @@ def to_video(frames: UInt8[Array, "B T H W 3"]) -> Float[Array, "B 3 T H W"]:
 def open_backbone(path: str, *, image_size: int) -> Backbone:
     """The pretrained transformer and VAE that `backbone.path` names.
 
+    An empty path gives the sizes of the published CogVideoX-2B without weights: enough to describe
+    a run, not to start one.
+
     Raises:
         FileNotFoundError, ValueError: not a converted folder.
     """
+    if not path:
+        return Backbone(TransformerConfig(), VAEConfig(), image_size)
     folder = weights_folder(path)
     transformer, vae = load_transformer(folder)[0], load_vae(folder)[0]
     return Backbone(transformer.config, vae.config, image_size, folder, folder)
 
 
 def open_vae(path: str, *, transformer: TransformerConfig, image_size: int) -> Backbone:
-    """The pretrained VAE that `backbone.path` names, beside a transformer from scratch."""
+    """The same VAE beside a transformer from scratch."""
+    if not path:
+        return Backbone(transformer, VAEConfig(), image_size)
     folder = weights_folder(path)
     vae = load_vae(folder)[0]
     return Backbone(transformer, vae.config, image_size, None, folder)

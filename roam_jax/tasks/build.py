@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import pathlib
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -93,9 +93,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     Raises:
         FileNotFoundError, ValueError: data, weights or config do not fit; the message names what.
     """
-    tasks = {"graft": _graft, "video": _video, "vae": _vae}
-    if config.train.task not in tasks:
-        raise ValueError(f"train.task = {config.train.task!r}: expected one of {', '.join(tasks)}")
+    make_task = task_maker(config)
     _require_paths(config)
     time = TimeSpec(config.data.frames, config.canvas.t_current)
     train, val, statistics = split_windows(
@@ -105,7 +103,12 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         time=time,
         text=config.data.text,
     )
-    model, task, rules, fingerprints = tasks[config.train.task](config, time, train)
+    model, task, rules = make_task(config, time, _batch_spec(train, config.train.batch_size))
+    fingerprints = _data_fingerprints(config, train, val)
+    if backbone := getattr(model, "backbone", None):
+        fingerprints |= backbone.fingerprints()
+        if len(train) <= config.data.encode_once:
+            task = encoded(task, time=time, latent_shape=backbone.latent_shape)
     return Experiment(
         config=config,
         time=time,
@@ -115,8 +118,33 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         model=model,
         task=task,
         rules=rules,
-        fingerprints={**_data_fingerprints(config, train, val), **fingerprints},
+        fingerprints=fingerprints,
     )
+
+
+def task_maker(
+    config: ml_collections.ConfigDict,
+) -> Callable[..., tuple[Any, Task, sharding.Rules]]:
+    """From (config, time, batch spec) to model, task and sharding rules, for `train.task`.
+
+    Raises:
+        ValueError: no such task.
+    """
+    makers = {"graft": _graft, "video": _video, "vae": _vae}
+    if config.train.task not in makers:
+        raise ValueError(f"train.task = {config.train.task!r}: expected one of {', '.join(makers)}")
+    return makers[config.train.task]
+
+
+def encoded(task: Task, *, time: TimeSpec, latent_shape: tuple[int, ...]) -> Task:
+    """The task on batches whose frames, in its spec, were encoded before."""
+    spec = dict(task.batch_spec)
+    size, dtype = spec.pop("frames").shape[0], np.dtype(np.float32)
+    latents = {
+        "observed_latents": ArraySpec((size, time.t_current, *latent_shape), dtype),
+        "target_latents": ArraySpec((size, time.latents, *latent_shape), dtype),
+    }
+    return dataclasses.replace(task, batch_spec={**latents, **spec})
 
 
 def data_root(root: str) -> pathlib.Path:
@@ -162,50 +190,25 @@ def _batch_spec(source: WindowSource, batch_size: int) -> dict[str, ArraySpec]:
     }
 
 
-def _latent_spec(
-    spec: dict[str, ArraySpec], time: TimeSpec, latent_shape: tuple[int, ...]
-) -> dict[str, ArraySpec]:
-    """The same batch with its frames encoded."""
-    size = spec["frames"].shape[0]
-    rest = {name: value for name, value in spec.items() if name != "frames"}
-    dtype = np.dtype(np.float32)
-    return {
-        "observed_latents": ArraySpec((size, time.t_current, *latent_shape), dtype),
-        "target_latents": ArraySpec((size, time.latents, *latent_shape), dtype),
-        **rest,
-    }
-
-
-def _maybe_encoded(config, time, train, backbone) -> dict[str, ArraySpec]:
-    spec = _batch_spec(train, config.train.batch_size)
-    if len(train) > config.data.encode_once:
-        return spec
-    return _latent_spec(spec, time, backbone.latent_shape)
-
-
-def _graft(config, time: TimeSpec, train: WindowSource):
+def _graft(config, time: TimeSpec, spec: dict[str, ArraySpec]):
     backbone = backbones.open_backbone(config.backbone.path, image_size=config.data.image_size)
-    spec = _maybe_encoded(config, time, train, backbone)
     model = graft.graft_model(config, backbone=backbone, time=time)
     task = graft.graft_task(model, freeze=config.freeze, batch_spec=spec)
-    return model, task, graft.SHARDING_RULES, backbone.fingerprints()
+    return model, task, graft.SHARDING_RULES
 
 
-def _video(config, time: TimeSpec, train: WindowSource):
-    spec = _batch_spec(train, config.train.batch_size)
+def _video(config, time: TimeSpec, spec: dict[str, ArraySpec]):
     sizes: TransformerConfig = video.scratch_config(config, text=spec["text"].shape[1:])
     backbone = backbones.open_vae(
         config.backbone.path, transformer=sizes, image_size=config.data.image_size
     )
     model = video.VideoModel(backbone, time, NoiseSchedule(), config.loss.observed_fraction)
-    task = video.video_task(model, batch_spec=_maybe_encoded(config, time, train, backbone))
-    return model, task, video.SHARDING_RULES, backbone.fingerprints()
+    return model, video.video_task(model, batch_spec=spec), video.SHARDING_RULES
 
 
-def _vae(config, time: TimeSpec, train: WindowSource):
-    spec = _batch_spec(train, config.train.batch_size)
+def _vae(config, time: TimeSpec, spec: dict[str, ArraySpec]):
     model, task = vae.vae_task(config, batch_spec=spec)
-    return model, task, vae.SHARDING_RULES, {}
+    return model, task, vae.SHARDING_RULES
 
 
 def _version(package: str) -> str:

@@ -1,42 +1,16 @@
 """Pictures: what they show is read back from the axes or from the written pixels."""
 
-import matplotlib.image
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
-from roam_jax.canvas.layout import CanvasLayout, RegionSpec
 from roam_jax.viz import figure as figures
 from roam_jax.viz.actions import draw_action_chunks
 from roam_jax.viz.batch import draw_windows
 from roam_jax.viz.buckets import draw_buckets
-from roam_jax.viz.canvas import draw_layout
 from roam_jax.viz.frames import SHOWN, draw_frame_strips
+from tests.viz.pixels import has_colour, pixels
 
 NAMES = ("x", "y", "gripper")
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """All axes of the figures that were saved, panels in drawing order."""
-    seen: list = []
-    save = Figure.savefig
-
-    def savefig(self, *args, **kwargs):
-        seen.extend(self.axes)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return seen
-
-
-def pixels(path):
-    return matplotlib.image.imread(path)[..., :3]
-
-
-def has_colour(image, colour) -> bool:
-    return bool((np.abs(image - np.array(to_rgb(colour))).max(axis=-1) < 0.02).any())
 
 
 def test_action_panels_hold_the_numbers(tmp_path, drawn):
@@ -137,29 +111,6 @@ def test_bucket_curves(tmp_path, drawn):
     np.testing.assert_array_equal(line.get_ydata(), [1.0, 2.0])
     ends = np.array([segment[:, 1] for segment in segments.get_segments()])
     np.testing.assert_allclose(ends, [[0.5, 2.0], [2.0, 2.0]])
-
-
-def test_layout_colours_each_cell_by_its_region(tmp_path, drawn):
-    layout = CanvasLayout(
-        T=2,
-        H=3,
-        W=4,
-        d_model=8,
-        regions={
-            "visual": (0, 2, 0, 2, 0, 4),
-            "text": RegionSpec((0, 1, 2, 3, 0, 4), length=3),
-        },
-        t_current=1,
-    )
-    draw_layout(tmp_path / "l.png", layout)
-    grids = np.array([axes.collections[0].get_array() for axes in drawn])
-    expected = np.zeros(24)
-    expected[layout.region_indices("visual")] = 1
-    expected[layout.region_indices("text")] = 2
-    np.testing.assert_array_equal(grids, expected.reshape(2, 3, 4))
-    assert [axes.get_title().split("\n")[1] for axes in drawn] == ["observed", "predicted"]
-    image = pixels(tmp_path / "l.png")
-    assert has_colour(image, figures.SERIES[0]) and has_colour(image, figures.SERIES[1])
 
 
 def test_a_failed_picture_leaves_the_old_one(tmp_path):

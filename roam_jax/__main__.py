@@ -1,0 +1,39 @@
+"""`python -m roam_jax VERB`: commands beside training and evaluation."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+
+from roam_jax.canvas.layout import nearest_name
+from roam_jax.cli.arguments import run_command
+
+# Verb -> what it does; `main(argv)` of roam_jax.cli.VERB is imported when it is asked for.
+VERBS = {"describe": "what a config builds and costs, before it runs"}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Hands the rest of the command line to a verb.
+
+    Raises:
+        ValueError: no such verb.
+    """
+    width = max(map(len, VERBS))
+    listed = "\n".join(f"  {verb:<{width}}  {about}" for verb, about in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m roam_jax",
+        description="Commands beside train.py and eval.py; each has a --help of its own.",
+        epilog=f"verbs:\n{listed}\n\nexample:\n  python -m roam_jax describe "
+        "--config configs/bridge_3loop.py:tiny",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", metavar="VERB")
+    options = parser.parse_args(argv[:1])
+    if options.verb not in VERBS:
+        raise ValueError(f"no verb {options.verb!r}: {nearest_name(options.verb, VERBS)}")
+    importlib.import_module(f"roam_jax.cli.{options.verb}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,189 @@
+"""Reports on a config as aligned text of at most 100 columns."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from roam_jax.contracts import ArraySpec
+from roam_jax.viz.topology import offset_label
+
+WIDTH = 100
+MIB = 2**20
+
+
+def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report of `evaluate.description.describe`, section by section."""
+    config = report["config"]
+    yield f"{report['name']}: task {config['train']['task']}, batch {config['train']['batch_size']}"
+    for sentence in report["assumed"]:
+        yield f"  assumed: {sentence}"
+    if "canvas" in report:
+        yield ""
+        yield from region_lines(report["canvas"])
+        yield ""
+        yield from edge_lines(report["topology"], [r["name"] for r in report["canvas"]["regions"]])
+    yield ""
+    yield from parameter_lines(report["parameters"]["groups"])
+    if "policies" in report["parameters"]:
+        yield from policy_lines(report["parameters"]["policies"], chosen=config["freeze"])
+    yield ""
+    yield from flop_lines(report["flops"], config)
+    yield ""
+    yield from byte_lines(report["bytes"], report["backend"])
+
+
+def region_lines(canvas: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each region."""
+    grid = " x ".join(map(str, canvas["grid"]))
+    name_width = _width(region["name"] for region in canvas["regions"])
+    yield f"canvas {grid} (t, h, w), width {canvas['width']:,}: {canvas['cells']:,} cells"
+    yield (
+        f"  {'region':<{name_width}}{'cells':>7}  {'box t, h, w':<20}{'period':>6}  "
+        f"{'real frames':<14}{'predicted from':<16}{'loss weight':>11}"
+    )
+    for region in canvas["regions"]:
+        box = ", ".join(f"{a}:{b}" for a, b in zip(*[iter(region["bounds"])] * 2, strict=True))
+        predicted = region["predicted_frames"]
+        start = f"frame {predicted[0]}" if predicted else "-"
+        weight = f"{region['loss_weight']:g}" if predicted else "-"
+        yield (
+            f"  {region['name']:<{name_width}}{region['cells']:>7,}  {box:<20}"
+            f"{region['period']:>6}  {_frames(region['real_frames']):<14}{start:<16}{weight:>11}"
+        )
+
+
+def _frames(frames: Sequence[int]) -> str:
+    """Such as "0-4", or "0-8 by 2"."""
+    if len(frames) == 1:
+        return str(frames[0])
+    step = frames[1] - frames[0]
+    return f"{frames[0]}-{frames[-1]}" + (f" by {step}" if step > 1 else "")
+
+
+def edge_lines(topology: Mapping[str, Any], regions: Sequence[str]) -> Iterator[str]:
+    """A line for each reader and way of reading; edges that differ in `dst` alone share it."""
+    ways: dict[tuple, list] = {}
+    for edge in topology["edges"]:
+        offsets = offset_label(edge["t_src"], edge["t_dst"])
+        way = edge["src"], edge["weight"], offsets, edge["fill"], edge["kind"]
+        ways.setdefault(way, []).append(edge)
+    name_width = _width(regions)
+    yield f"topology: {len(topology['edges'])} edges; a reader attends to what it reads"
+    yield (
+        f"  {'reader':<{name_width}}{'reads':<{62 - name_width}}{'weight':>8}{'pairs':>14}"
+        f"{'share':>8}"
+    )
+    for (src, weight, offsets, fill, kind), edges in ways.items():
+        names = [edge["dst"] for edge in edges]
+        reads = "every region" if names == list(regions) else ", ".join(names)
+        notes = [offsets] if fill is None else [offsets, fill]
+        notes += [kind] if kind == "none" else []
+        wrapped = textwrap.wrap(f"{reads} ({', '.join(notes)})", 61 - name_width)
+        share = sum(edge["share"] for edge in edges)
+        pairs = sum(edge["pairs"] for edge in edges)
+        yield (
+            f"  {src:<{name_width}}{wrapped[0]:<{62 - name_width}}{weight:>8g}{pairs:>14,}"
+            f"{share:>8.1%}"
+        )
+        yield from (f"  {'':<{name_width}}{line}" for line in wrapped[1:])
+    yield f"  {'allowed in all':<70}{topology['pairs']:>14,}{topology['share']:>8.1%}"
+    changes = topology["changes_to_backbone"]
+    if not changes:
+        yield "  at initialisation the grafted model equals the backbone, for any number of rounds"
+    else:
+        yield "  at initialisation the grafted model does NOT equal the backbone:"
+        yield from (f"    {reason}" for reason in changes)
+
+
+def parameter_lines(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each group's trained and frozen parameters."""
+    yield f"{'parameters':<14}{'':<9}{'count':>15}{'MiB':>11}"
+    for row in groups:
+        state = "trained" if row["trains"] else "frozen"
+        yield f"  {row['group']:<12}{state:<9}{row['count']:>15,}{row['bytes'] / MIB:>11,.1f}"
+    yield "  (trained: float32 with gradient and two moments; frozen: as stored)"
+
+
+def batch_lines(spec: Mapping[str, ArraySpec]) -> Iterator[str]:
+    """A line for each field of a batch."""
+    yield "batch"
+    for name, field in spec.items():
+        yield f"  {name:<18}{np.dtype(field.dtype).name:<9}{field.shape}"
+    yield f"  {sum(field.nbytes for field in spec.values()) / MIB:.1f} MiB"
+
+
+def policy_lines(policies: Mapping[str, Mapping[str, int]], *, chosen: str) -> Iterator[str]:
+    """What each freeze policy would train, by group."""
+    groups = sorted({group for counts in policies.values() for group in counts})
+    head = "".join(f"{group:>15}" for group in groups)
+    yield f"  {'freeze':<14}{head}{'trained':>16}"
+    for policy, counts in policies.items():
+        cells = "".join(f"{counts.get(group, 0):>15,}" for group in groups)
+        mark = "*" if policy == chosen else ""
+        yield f"  {policy + mark:<14}{cells}{sum(counts.values()):>16,}"
+    yield "  (* this config)"
+
+
+def flop_lines(flops: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """FLOPs of a step by pass, for each number of rounds, and by part for the last."""
+    batch = config["train"]["batch_size"]
+    yield f"FLOPs of a training step of {batch} windows: matrix products and convolutions, traced"
+    columns = ("forward", "recomputed", "backward", "step", "a window")
+    yield f"  {'rounds':<8}{''.join(f'{name:>14}' for name in columns)}"
+    for row in flops["rounds"]:
+        passes = [row["passes"].get(name, 0) for name in columns[:3]]
+        numbers = [*passes, row["total"], row["total"] / batch]
+        yield f"  {row['rounds'] or '-':<8}{''.join(f'{_si(n):>14}' for n in numbers)}"
+    last = flops["rounds"][-1]
+    parts = sorted(last["parts"].items(), key=lambda item: -item[1])
+    shares = [f"{part} {count / last['total']:.1%}" for part, count in parts]
+    yield from textwrap.wrap("  last line: " + "; ".join(shares), WIDTH, subsequent_indent="    ")
+    if flops["vae_encoding"]:
+        encoding = _si(flops["vae_encoding"])
+        once = config["data"]["encode_once"]
+        when = f"; none where all windows, at most {once:,}, are encoded once" if once else ""
+        yield f"  VAE encoding adds {encoding} a step{when}"
+
+
+def byte_lines(sizes: Mapping[str, Any], backend: str) -> Iterator[str]:
+    """Bytes of a step on each device."""
+    mesh, device = sizes["mesh"], sizes["device"]
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
+    yield f"bytes on each device of a mesh {shape} (an axis of -1 counts as 1)"
+    meaning = {
+        "frozen": "frozen weights",
+        "trained": "weights that train, float32",
+        "gradients": "their gradients",
+        "moments": "their two moments",
+        "batch": "one batch, frames as uint8",
+        "kept": f"kept for the backward pass, traced for {backend}",
+    }
+    for name, about in meaning.items():
+        yield f"  {about:<48}{device[name] / MIB:>12,.1f} MiB"
+    yield f"  {'together':<48}{sum(device.values()) / MIB:>12,.1f} MiB"
+    yield "  (on top: what one block and one attention tile recompute, and the VAE's encoding)"
+    if "compiled" in sizes:
+        compiled = sizes["compiled"]
+        yield (
+            f"  compiled by XLA for one {backend} device: arguments "
+            f"{compiled['arguments'] / MIB:,.1f} MiB, temporaries "
+            f"{compiled['temporaries'] / MIB:,.1f} MiB"
+        )
+
+
+def _width(names) -> int:
+    """Of a column of names, with a gap."""
+    return 2 + max(map(len, names))
+
+
+def _si(number: float) -> str:
+    """Three digits and a prefix: 349 T."""
+    if number < 1:
+        return "0"
+    power = min(int(math.log10(number)) // 3, 6)
+    return f"{number / 1000**power:.1f} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}".rstrip()

@@ -1,0 +1,97 @@
+"""Pairs against the mask itself; when a graft equals its backbone."""
+
+import numpy as np
+import pytest
+
+from roam_jax.canvas.layout import CanvasLayout, RegionSpec
+from roam_jax.canvas.topology import CanvasTopology, Connection, TemporalFill
+from roam_jax.cogvideox.graft_canvas import (
+    BACKBONE_REGIONS,
+    NewRegions,
+    graft_layout,
+    graft_topology,
+)
+from roam_jax.contracts import TimeSpec
+from roam_jax.evaluate.canvas_cost import (
+    allowed_pairs,
+    changes_to_backbone,
+    describe_edges,
+    describe_regions,
+)
+
+LAYOUT = CanvasLayout(
+    T=4,
+    H=4,
+    W=3,
+    d_model=8,
+    t_current=2,
+    regions={
+        "video": RegionSpec((0, 4, 0, 2, 0, 3), loss_weight=2.0),
+        "text": RegionSpec((0, 1, 2, 4, 0, 3), is_output=False, length=5),
+        "thought": RegionSpec((1, 3, 3, 4, 0, 2), is_output=False, period=2),
+    },
+)
+TOPOLOGY = CanvasTopology(
+    (
+        Connection("video", "video", t_src=0, t_dst=-1),
+        Connection("video", "text", weight=0.5),
+        Connection("thought", "video", t_src=0, t_dst=0, temporal_fill=TemporalFill.DROP),
+        Connection("thought", "thought"),
+    )
+)
+
+
+def pairs_of(*edges: Connection) -> int:
+    return int(np.count_nonzero(CanvasTopology(edges).to_attention_mask(LAYOUT)))
+
+
+def test_pairs_are_those_of_the_mask():
+    assert allowed_pairs(TOPOLOGY.segment_table(LAYOUT)[0]) == pairs_of(*TOPOLOGY.connections)
+    edges = describe_edges(LAYOUT, TOPOLOGY)
+    assert [edge["pairs"] for edge in edges] == [pairs_of(e) for e in TOPOLOGY.connections]
+    cells = 24 + 5 + 4
+    assert edges[1]["pairs"] == 24 * 5 and edges[1]["share"] == 120 / cells**2
+    assert [edge["fill"] for edge in edges] == ["hold", None, "drop", None]
+    assert edges[1]["weight"] == 0.5 and edges[0]["t_dst"] == -1
+
+
+def test_regions():
+    video, text, thought = describe_regions(LAYOUT)
+    assert video["cells"] == 24 and video["predicted_frames"] == [2, 3]
+    assert video["loss_weight"] == 2.0
+    assert text["cells"] == 5 and text["predicted_frames"] == [] and text["loss_weight"] == 0
+    assert thought["real_frames"] == [2, 4] and thought["bounds"] == [1, 3, 3, 4, 0, 2]
+
+
+@pytest.fixture
+def layout():
+    return graft_layout(
+        time=TimeSpec(9, 2),
+        rows=2,
+        columns=2,
+        width=8,
+        text_length=3,
+        new=NewRegions(proprio=True, thought_cells=2),
+    )
+
+
+def changes(layout, topology, gate="identity"):
+    return changes_to_backbone(layout, topology, gate=gate, backbone=BACKBONE_REGIONS)
+
+
+def test_the_default_graft_changes_nothing(layout):
+    assert changes(layout, graft_topology(layout)) == []
+
+
+def test_what_changes_the_backbone_is_named(layout):
+    assert changes(layout, graft_topology(layout), gate="sigmoid") == [
+        "loop.gate = sigmoid does not start at the backbone"
+    ]
+    reasons = changes(layout, graft_topology(layout, backbone_reads_new=0.01))
+    assert len(reasons) == 2 * (len(layout.regions) - 2)
+    assert "visual reads future_action (weight 0.01)" in reasons
+    causal = [e for e in graft_topology(layout).connections if (e.src, e.dst) != ("visual",) * 2]
+    causal.append(Connection("visual", "visual", t_src=0, t_dst=0))
+    assert changes(layout, CanvasTopology(tuple(causal))) == [
+        "visual does not read all of visual with weight 1"
+    ]

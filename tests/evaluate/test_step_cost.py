@@ -1,0 +1,134 @@
+"""Traced FLOPs against a hand count of the transformer; bytes against sharded arrays."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from roam_jax.evaluate.flops import count_flops
+from roam_jax.evaluate.parameters import stored_parameters
+from roam_jax.evaluate.step_cost import compiled_bytes, device_bytes, mesh_sizes, trace_step
+from roam_jax.tasks.sketch import sketch
+from roam_jax.train import names
+from roam_jax.train.optim import make_optimizer
+from roam_jax.train.sharding import make_mesh
+from roam_jax.train.state import abstract_params, partition
+from tests.tiny_weights import TRANSFORMER
+from tests.train import toy
+
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def plan(weights):
+    from roam_jax.cli.arguments import load_config
+
+    config = load_config("configs/bridge_3loop.py:tiny")
+    config.backbone.path, config.train.batch_size = str(weights), BATCH
+    return sketch(config)
+
+
+@pytest.fixture(scope="module")
+def stored(plan):
+    return stored_parameters(plan.task)
+
+
+def hand_count(rounds: int) -> dict[str, int]:
+    """One pass through all blocks: a multiply-add is 2."""
+    layers, width = TRANSFORMER.num_layers, TRANSFORMER.width
+    cells = 1 + 3 * 16 + 4 + 4  # text, video, past and future actions
+    tokens = 2 * layers * rounds * BATCH * cells
+    return {
+        "projections": tokens * 4 * width**2,
+        "attention": tokens * 2 * cells * width,
+        "feed-forward": tokens * 2 * 4 * width**2,
+    }
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_step_with_frozen_blocks(plan, stored, rounds):
+    trace = trace_step(plan.encoded_task, stored, rounds=rounds)
+    once = hand_count(rounds)
+    # Forward, recomputed, and the gradient of activations; both factors of an attention product
+    # are activations.
+    assert trace.parts["projections"] == 3 * once["projections"]
+    assert trace.parts["feed-forward"] == 3 * once["feed-forward"]
+    assert trace.parts["attention"] == 4 * once["attention"]
+    assert trace.flops == sum(trace.parts.values())
+    modulation = 2 * TRANSFORMER.num_layers * rounds * BATCH * 2 * 16 * 6 * TRANSFORMER.width
+    assert trace.passes["recomputed"] == sum(once.values()) + modulation
+
+
+def test_weights_that_train_cost_another_product(plan, stored):
+    task = dataclasses.replace(plan.encoded_task, trainable=(r"^(?!vae/)",))
+    trace, once = trace_step(task, stored, rounds=1), hand_count(1)
+    assert trace.parts["projections"] == 4 * once["projections"]
+    assert trace.parts["attention"] == 4 * once["attention"]
+
+
+def test_the_forward_pass_within_a_step_is_the_loss_alone(plan, stored):
+    task = plan.encoded_task
+    batch = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in task.batch_spec.items()}
+    jaxpr = jax.make_jaxpr(lambda p, b: task.loss(p, b, jax.random.key(0), 1))(
+        names.unflatten(stored), batch
+    )
+    forward = trace_step(task, stored, rounds=1).passes["forward"]
+    assert count_flops(jaxpr).total() == forward
+
+
+def test_a_round_keeps_its_input_and_nothing_else(plan, stored):
+    kept = [trace_step(plan.encoded_task, stored, rounds=r).kept for r in (1, 2)]
+    floats = BATCH * 57 * TRANSFORMER.width + 2 * TRANSFORMER.width + 1  # streams, loop rows
+    round_bytes = 4 * TRANSFORMER.num_layers * floats
+    np.testing.assert_allclose(np.diff(kept), round_bytes, rtol=2e-3)
+
+
+@pytest.mark.parametrize("data, fsdp", [(8, 1), (2, 4)])
+def test_bytes_of_a_device_are_those_of_its_shards(data, fsdp):
+    task, config = toy.make_task(), toy.make_config()
+    held = device_bytes(
+        task,
+        stored_parameters(task),
+        rules=toy.RULES,
+        axis_sizes={"data": data, "fsdp": fsdp},
+    )
+    params = abstract_params(task, make_mesh(data, fsdp), rules=toy.RULES)
+    trained, frozen = partition(params, task.trainable)
+
+    def elements(tree):
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
+
+    assert held["trained"] == held["gradients"] == 4 * elements(trained)
+    assert held["frozen"] == 2 * elements(frozen)
+    assert held["batch"] == sum(spec.nbytes for spec in task.batch_spec.values()) // 8
+    tx, _ = make_optimizer(config.optim, steps=10, no_decay=task.no_decay)
+    moments = [x for x in jax.tree.leaves(jax.eval_shape(tx.init, trained)) if x.ndim]
+    assert sum(x.size for x in moments) == 2 * sum(x.size for x in jax.tree.leaves(trained))
+    assert held["moments"] == 2 * held["trained"]
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    task = toy.make_task()
+    with pytest.raises(ValueError, match="train.batch_size = 16 does not divide by .* = 3 devices"):
+        device_bytes(
+            task, stored_parameters(task), rules=toy.RULES, axis_sizes={"data": 3, "fsdp": 1}
+        )
+
+
+def test_the_rest_of_the_devices_counts_as_one():
+    config = toy.make_config()
+    config.mesh.data, config.mesh.fsdp = -1, 8
+    assert mesh_sizes(config.mesh) == {"data": 1, "fsdp": 8}
+
+
+def test_xla_is_given_what_the_step_has():
+    task, config = toy.make_task(), toy.make_config()
+    memory = compiled_bytes(task, config, rules=toy.RULES, rounds=2)
+    held = device_bytes(
+        task, stored_parameters(task), rules=toy.RULES, axis_sizes={"data": 1, "fsdp": 1}
+    )
+    expected = sum(held.values()) - held["gradients"]
+    assert memory["arguments"] == pytest.approx(expected, abs=64)  # step counters beside them
+    assert memory["temporaries"] > 0

@@ -1,0 +1,52 @@
+"""A config's shapes without its files are those of the run."""
+
+import pytest
+
+from roam_jax.cogvideox.config import TransformerConfig
+from roam_jax.cogvideox.vae_config import VAEConfig
+from roam_jax.tasks.build import build
+from roam_jax.tasks.sketch import sketch
+
+
+@pytest.mark.parametrize("task", ["graft", "video", "vae"])
+def test_a_sketch_has_the_shapes_of_the_run(robot_config, task):
+    robot_config.train.task = task
+    robot_config.data.encode_once = 0
+    experiment, plan = build(robot_config), sketch(robot_config)
+    assert plan.task.batch_spec == experiment.task.batch_spec
+    assert plan.task.trainable == experiment.task.trainable
+    assert plan.rules == experiment.rules and plan.assumed == ()
+    if plan.has_backbone:
+        robot_config.data.encode_once = 10**6
+        assert plan.encoded_task.batch_spec == build(robot_config).task.batch_spec
+
+
+def test_the_published_sizes_are_assumed_and_said(robot_config):
+    robot_config.backbone.path = robot_config.data.root = robot_config.data.text = ""
+    plan = sketch(robot_config)
+    assert [sentence.split()[0] for sentence in plan.assumed] == ["backbone.path", "data.text"]
+    assert plan.task.batch_spec["text"].shape == (4, 226, 4096)
+    assert plan.model.backbone.transformer_config == TransformerConfig()
+    assert plan.model.backbone.vae_config == VAEConfig()
+
+
+def test_text_without_a_name_is_what_the_backbone_expects(robot_config):
+    robot_config.data.text = ""
+    assert sketch(robot_config).task.batch_spec["text"].shape == (4, 1, 512)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("backbone.path", "nowhere", "nowhere"),
+        ("data.text", "nowhere.safetensors", "nowhere.safetensors: no text embeddings"),
+        ("train.task", "grafts", "train.task = 'grafts'"),
+        ("data.frames", 10, "data.frames = 10"),
+        ("decoder.kind", "token", "did you mean 'tokens'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(robot_config, key, value, message):
+    section, leaf = key.split(".")
+    robot_config[section][leaf] = value
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        sketch(robot_config)
