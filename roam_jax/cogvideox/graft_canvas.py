@@ -109,21 +109,23 @@ def graft_layout(
 def _new_regions(new: NewRegions, time: TimeSpec, *, first_row: int) -> dict[str, RegionSpec]:
     """Observed and predicted part of every stream, each stream in a row of its own."""
     regions: dict[str, RegionSpec] = {}
+    row = first_row
 
-    def row(number: int, t0: int, t1: int, cells: int) -> tuple[int, int, int, int, int, int]:
-        return t0, t1, first_row + number, first_row + number + 1, 0, cells
+    def add(name: str, t0: int, t1: int, cells: int, **options) -> None:
+        regions[name] = RegionSpec((t0, t1, row, row + 1, 0, cells), **options)
 
     now, end = time.t_current, time.latents
-    if new.actions and time.past_actions:
-        regions[PAST] = RegionSpec(row(0, 1, now, FRAMES_PER_LATENT), is_output=False)
     if new.actions:
-        bounds = row(0, now, end, FRAMES_PER_LATENT)
-        regions[FUTURE] = RegionSpec(bounds, loss_weight=new.action_weight)
-    for number, name in enumerate(("proprio", "reward"), start=1):
+        if time.past_actions:
+            add(PAST, 1, now, FRAMES_PER_LATENT, is_output=False)
+        add(FUTURE, now, end, FRAMES_PER_LATENT, loss_weight=new.action_weight)
+        row += 1
+    for name in ("proprio", "reward"):
         if getattr(new, name):
-            regions[f"observed_{name}"] = RegionSpec(row(number, 0, now, 1), is_output=False)
-        if weight := getattr(new, f"{name}_weight"):
-            regions[f"future_{name}"] = RegionSpec(row(number, now, end, 1), loss_weight=weight)
+            add(f"observed_{name}", 0, now, 1, is_output=False)
+            if weight := getattr(new, f"{name}_weight"):
+                add(f"future_{name}", now, end, 1, loss_weight=weight)
+            row += 1
     if new.thought_cells:
         period = new.thought_period
         if not 1 <= period <= time.latents:
@@ -131,8 +133,8 @@ def _new_regions(new: NewRegions, time: TimeSpec, *, first_row: int) -> dict[str
                 f"canvas.thought_period = {period}: expected 1..{time.latents}, the latent frames "
                 "of the window"
             )
-        bounds = row(3, 0, -(-time.latents // period), new.thought_cells)
-        regions[THOUGHT] = RegionSpec(bounds, period=period, is_output=False)
+        frames = -(-time.latents // period)
+        add(THOUGHT, 0, frames, new.thought_cells, period=period, is_output=False)
     return regions
 
 
