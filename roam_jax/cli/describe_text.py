@@ -97,7 +97,8 @@ def edge_lines(topology: Mapping[str, Any], regions: Sequence[str]) -> Iterator[
         yield "  at initialisation the grafted model equals the backbone, for any number of rounds"
     else:
         yield "  at initialisation the grafted model does NOT equal the backbone:"
-        yield from (f"    {reason}" for reason in changes)
+        for reason in changes:
+            yield from textwrap.wrap(f"    {reason}", WIDTH, subsequent_indent="      ")
 
 
 def parameter_lines(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:

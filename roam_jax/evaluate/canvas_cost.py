@@ -74,10 +74,12 @@ def changes_to_backbone(
     owner = np.array([name for name, spec in layout.regions.items() for _ in spec.frames])
     log_weight = topology.segment_table(layout)[0].log_weight
     for src in backbone:
-        for dst in layout.regions:
-            block = log_weight[np.ix_(owner == src, owner == dst)]
-            if dst in backbone and (block != 0).any():
-                reasons.append(f"{src} does not read all of {dst} with weight 1")
-            elif dst not in backbone and np.isfinite(block).any():
-                reasons.append(f"{src} reads {dst} (weight {np.exp(block.max()):.3g})")
+        blocks = {dst: log_weight[np.ix_(owner == src, owner == dst)] for dst in layout.regions}
+        partly = [dst for dst in backbone if (blocks[dst] != 0).any()]
+        if partly:
+            reasons.append(f"{src} does not read all of {', '.join(partly)} with weight 1")
+        read = [d for d in blocks if d not in backbone and np.isfinite(blocks[d]).any()]
+        if read:
+            weight = np.exp(max(blocks[dst].max() for dst in read))
+            reasons.append(f"{src} reads {', '.join(read)} (weight up to {weight:.3g})")
     return reasons

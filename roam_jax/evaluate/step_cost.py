@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import PartitionSpec
 
+from roam_jax.axes import MESH_AXES
 from roam_jax.contracts import Task
 from roam_jax.evaluate.flops import count_flops
 from roam_jax.evaluate.parameters import Stored, stored_parameters
@@ -115,7 +116,7 @@ def _abstract(spec: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 
 def mesh_sizes(mesh: ml_collections.ConfigDict) -> dict[str, int]:
     """Devices along each axis of the mesh that a config asks for; -1, the rest, counts as one."""
-    return {axis: max(1, mesh[axis]) for axis in ("data", "fsdp")}
+    return {axis: max(1, mesh[axis]) for axis in MESH_AXES}
 
 
 def device_bytes(
@@ -153,8 +154,9 @@ def device_bytes(
 
 
 def _shards(spec: PartitionSpec, axis_sizes: Mapping[str, int]) -> int:
-    axes = [axis for entry in spec if entry for axis in ([entry] if type(entry) is str else entry)]
-    return math.prod(axis_sizes[axis] for axis in axes)
+    """Into how many pieces a spec splits its parameter."""
+    entries = [(entry,) if isinstance(entry, str) else entry for entry in spec if entry]
+    return math.prod(axis_sizes[axis] for axes in entries for axis in axes)
 
 
 def compiled_bytes(

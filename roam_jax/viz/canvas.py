@@ -14,7 +14,7 @@ from roam_jax.viz.figure import FAINT, INK, OBSERVED, SERIES, picture
 
 EMPTY = "#f1f3f4"
 # Inches: the largest cell, the largest frame, and the width that frames are wrapped at.
-CELL, FRAME, PAGE = 0.22, 2.2, 11.0
+CELL, FRAME, PAGE = 0.22, 2.6, 12.0
 
 
 def region_colours(layout: CanvasLayout) -> dict[str, str]:
@@ -78,7 +78,7 @@ def _draw_frame(axes: Axes, layout: CanvasLayout, t: int) -> None:
         vmin=0,
         vmax=len(colours),
         edgecolor="white",
-        linewidth=min(0.4, 6 / max(layout.H, layout.W)),
+        linewidth=min(0.4, 5 / max(layout.H, layout.W)),
     )
     real_frames = []
     for name, spec in layout.regions.items():

@@ -115,7 +115,7 @@ def _draw_graph(axes: Axes, layout: CanvasLayout, topology: CanvasTopology, colo
         axes.annotate(
             f"{name}\n{cells[name]:,}",
             (x, y),
-            (x * away, y * (away + 9)),
+            (x * (away + 4), y * (away + 9)),
             textcoords="offset points",
             ha="center" if abs(x) < 0.2 else "left" if x > 0 else "right",
             va="center",
@@ -246,7 +246,7 @@ def _draw_time(axes: Axes, layout: CanvasLayout, edges: list[Connection]) -> Non
 
 
 def _reads(edge: Connection, layout: CanvasLayout) -> list[tuple[int, int]]:
-    """(real frame of the reader, real frame that it reads), for the reader's middle frame."""
+    """(real frame of the reader, real frame that it reads), for the middle one of its readers."""
     segments = [(name, t) for name, spec in layout.regions.items() for t in spec.frames]
     allowed = np.isfinite(CanvasTopology((edge,)).segment_table(layout)[0].log_weight)
     pairs = [(segments[i][1], segments[j][1]) for i, j in np.argwhere(allowed)]
@@ -255,5 +255,5 @@ def _reads(edge: Connection, layout: CanvasLayout) -> list[tuple[int, int]]:
     return [
         (reader * src.period, read * dst.period)
         for reader, read in pairs
-        if reader == readers[len(readers) // 2]
+        if reader == readers[(len(readers) - 1) // 2]
     ]

@@ -34,7 +34,7 @@ def test_the_tiny_config(weights, tmp_path, capsys):
     assert max(map(len, lines[:-3])) <= 100
     text = "\n".join(lines)
     assert "does NOT equal the backbone" in text
-    assert "visual reads future_action (weight 0.01)" in text
+    assert "visual reads past_action, future_action (weight up to 0.01)" in text
     report = json.loads((tmp_path / "out" / "describe.json").read_text())
     assert report["config"]["loop"]["rounds"] == 2
     assert report["canvas"]["cells"] == 57 and report["topology"]["share"] == 1

@@ -54,7 +54,7 @@ def test_many_frames_are_wrapped_to_the_page(tmp_path, drawn):
     regions = {"visual": (0, 13, 0, 30, 0, 45)}
     draw_layout(tmp_path / "l.png", layout(T=13, H=30, W=45, regions=regions))
     _, width, _ = pixels(tmp_path / "l.png").shape
-    assert width <= (11 + 0.5) * figures.DPI
+    assert width <= 12.5 * figures.DPI
     assert len([axes for axes in drawn if axes.collections]) == 13
 
 

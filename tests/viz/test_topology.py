@@ -79,8 +79,8 @@ def test_offsets_lie_along_real_time(tmp_path, drawn):
         [0, 1, 2, 3],
         [0, 2],
     ]
-    # The middle reader: video at 2 reads action at 1; action at 2 reads thought at real frame 2.
-    assert [a[:2] for a in arrows(time)] == [((2, 0), (1, 1)), ((2, 1), (2, 2))]
+    # The middle reader: video at 2 reads action at 1; action at 1 reads the thought held since 0.
+    assert [a[:2] for a in arrows(time)] == [((2, 0), (1, 1)), ((1, 1), (0, 2))]
     texts = [text.get_text() for text in table.texts]
     assert texts == ["all", "t-1\nx 0.5", "t"]
 
