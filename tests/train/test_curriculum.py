@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import train
 from configs import defaults
 from roam_jax.cli.arguments import override
 from roam_jax.train import loop
@@ -64,6 +65,13 @@ def test_command_lines_give_a_curriculum(text, starts):
     again.loop.curriculum = (5, 6)  # what a config file may hold
     override(again, [f"--config.loop.curriculum={text}"])
     assert again.loop.curriculum == starts
+
+
+def test_a_command_that_cannot_be_run_ends_before_anything_is_read(tmp_path):
+    line = ["--config", "configs/bridge_3loop.py:tiny", "--workdir", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match=r"loop.curriculum = \(9, 5\): expected rising steps"):
+        train.main([*line, "--config.data.root=nowhere", "--config.loop.curriculum=(9,5)"])
+    assert not (tmp_path / "run").exists()
 
 
 def run(workdir, *, batches=None, traced=None, **train):
