@@ -47,6 +47,8 @@ def attention(
             f"topology table has {table.cells} cells, expected queries ({cells}) and keys "
             f"({key.shape[1]}) of the same number"
         )
+    # Here and not on the scores, of which there are many more.
+    query = query * np.asarray(1 / np.sqrt(query.shape[-1]), query.dtype)
     if cells * key.shape[1] * query.shape[2] <= SMALL_SCORES:
         bias = None if table is None else _bias(table, jnp.asarray(table.segments))
         return _softmax_attention(query, key, value, bias)
@@ -60,9 +62,8 @@ def _bias(table: SegmentTable, query_segments: jax.Array) -> jax.Array:
 
 
 def _softmax_attention(query, key, value, bias) -> jax.Array:
-    """(B, N, K, D) queries over all keys; the oracle that the tiled form equals."""
-    scale = np.float32(1 / np.sqrt(query.shape[-1]))
-    scores = jnp.einsum("BNKD,BMKD->BKNM", query, key, preferred_element_type=jnp.float32) * scale
+    """(B, N, K, D) scaled queries over all keys; the oracle that the tiled form equals."""
+    scores = jnp.einsum("BNKD,BMKD->BKNM", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
     peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))

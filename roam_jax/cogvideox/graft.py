@@ -21,7 +21,7 @@ from roam_jax.cogvideox.embedding import PatchEmbed, TimeEmbedding, condition
 from roam_jax.cogvideox.graft_canvas import latent_frames
 from roam_jax.cogvideox.graft_cells import Graft
 from roam_jax.cogvideox.graft_config import GraftConfig
-from roam_jax.cogvideox.transformer import Block, Readout
+from roam_jax.cogvideox.transformer import LAYER_OUTPUT, Block, Readout
 from roam_jax.model.looped import LoopedBlock, Streams
 
 STREAMS = ("text", "video")
@@ -55,6 +55,7 @@ class GraftedTransformer(nn.Module):
             trained_rounds=self.graft_config.rounds,
             width=self.config.width,
             streams=STREAMS,
+            saved=(LAYER_OUTPUT,),
         )
         self.readout = Readout(self.config, dtype=self.dtype)
         nn.share_scope(self, self.readout)

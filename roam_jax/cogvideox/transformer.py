@@ -15,6 +15,7 @@ import einops
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Num
 
 from roam_jax.attention import dense
@@ -26,6 +27,10 @@ from roam_jax.cogvideox.embedding import Conditioning, PatchEmbed, TimeEmbedding
 # prediction near 0, which trains best. Not zero, so that a fresh model is no constant, and every
 # parameter has a gradient at the first step.
 _SMALL = nn.initializers.normal(0.02)
+
+# What attention and feed-forward layers add to the streams. A loop that keeps these two arrays for
+# the backward pass runs neither attention nor the narrowing product a second time.
+LAYER_OUTPUT = "layer_output"
 
 
 def _layer_norm(name: str, *, epsilon: float, dtype: Any) -> nn.LayerNorm:
@@ -103,7 +108,8 @@ class JointAttention(nn.Module):
 
         attended = dense.attention(project("q"), project("k"), project("v"), table=table)
         attended = einops.rearrange(attended, "B N K D -> B N (K D)")
-        return nn.Dense(self.config.width, dtype=self.dtype, name="to_out")(attended)
+        to_out = nn.Dense(self.config.width, dtype=self.dtype, name="to_out")
+        return checkpoint_name(to_out(attended), LAYER_OUTPUT)
 
 
 class FeedForward(nn.Module):
@@ -117,7 +123,8 @@ class FeedForward(nn.Module):
         """Each token on its own."""
         width = self.config.width
         hidden = nn.Dense(4 * width, dtype=self.dtype, name="up")(tokens)
-        return nn.Dense(width, dtype=self.dtype, name="down")(nn.gelu(hidden, approximate=True))
+        down = nn.Dense(width, dtype=self.dtype, name="down")
+        return checkpoint_name(down(nn.gelu(hidden, approximate=True)), LAYER_OUTPUT)
 
 
 class Block(nn.Module):

@@ -102,6 +102,8 @@ class LoopedBlock(nn.Module):
         width: width D of the streams.
         streams: names of the streams.
         gate_scope: round: one gate a round; token: one for each token as well.
+        saved: arrays of the block, named by `checkpoint_name`, that are kept for the backward pass;
+            all else is computed again.
     """
 
     make_block: Callable[[], nn.Module]
@@ -111,6 +113,7 @@ class LoopedBlock(nn.Module):
     width: int
     streams: tuple[str, ...]
     gate_scope: str = "round"
+    saved: tuple[str, ...] = ()
 
     def setup(self):
         """Declares the block's parameters at this level, and the loop rows."""
@@ -151,8 +154,9 @@ class LoopedBlock(nn.Module):
             new = {n: _advance(state[n], out[n], sizes[n]) for n in state}
             return new, _measures(state, out, new)
 
+        policy = jax.checkpoint_policies.save_only_these_names(*self.saved)
         scanned = nn.scan(
-            nn.remat(one_round, prevent_cse=False),
+            nn.remat(one_round, prevent_cse=False, policy=policy),
             variable_broadcast="params",
             split_rngs={"params": False},
             length=rounds,
