@@ -6,8 +6,8 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
-from roam_jax.canvas.layout import nearest_name
 from roam_jax.cli.arguments import run_command
+from roam_jax.spelling import did_you_mean
 
 # Verb -> what it does; `main(argv)` of roam_jax.cli.VERB is imported when it is asked for.
 VERBS = {"describe": "what a config builds and costs, before it runs"}
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("verb", metavar="VERB")
     options = parser.parse_args(argv[:1])
     if options.verb not in VERBS:
-        raise ValueError(f"no verb {options.verb!r}: {nearest_name(options.verb, VERBS)}")
+        raise ValueError(f"no verb {options.verb!r}: {did_you_mean(options.verb, VERBS)}")
     importlib.import_module(f"roam_jax.cli.{options.verb}").main(argv[1:])
 
 

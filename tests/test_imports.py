@@ -9,6 +9,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = {
     "axes": 0,
     "contracts": 0,
+    "files": 0,
+    "spelling": 0,
     "diffusion": 0,
     "canvas": 1,
     "attention": 2,
@@ -19,10 +21,11 @@ LAYERS = {
     "cli": 7,
     "__main__": 8,
 }
+LEAVES = ("axes", "contracts", "files", "spelling")
 SIDES = {
-    "sim": {"axes", "contracts"},
-    "data": {"axes", "contracts", "canvas"},
-    "train": {"axes", "contracts"},
+    "sim": {*LEAVES},
+    "data": {*LEAVES, "canvas"},
+    "train": {*LEAVES},
     "viz": {"canvas"},
 }
 # From here on a layer may also use the side packages.

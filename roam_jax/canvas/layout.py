@@ -8,17 +8,12 @@ accepts in silence (overlaps, boxes off the grid, unknown names) is refused here
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 
 import numpy as np
 
-
-def nearest_name(name: str, known) -> str:
-    """A hint for an error message: the closest known name, or all of them."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+from roam_jax.spelling import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +131,7 @@ class CanvasLayout:
     def region_spec(self, name: str) -> RegionSpec:
         """The declaration of a region; an unknown name raises with the nearest one."""
         if name not in self.regions:
-            raise ValueError(f"unknown region {name!r}: {nearest_name(name, self.regions)}")
+            raise ValueError(f"unknown region {name!r}: {did_you_mean(name, self.regions)}")
         return self.regions[name]
 
     def region_numel(self, name: str) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import reprlib
@@ -18,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from roam_jax.canvas.layout import nearest_name
 from roam_jax.canvas.topology import TemporalFill
+from roam_jax.files import write_atomically
+from roam_jax.spelling import did_you_mean
 
 FORMAT_VERSION = "0.2.0"
 
@@ -144,7 +144,7 @@ def require_known(names: Collection[str], known: Collection[str], *, what: str =
     """Refuse a name that is not among the known ones."""
     for name in names:
         if name not in known:
-            raise ValueError(f"unknown {what} {name!r}: {nearest_name(name, known)}")
+            raise ValueError(f"unknown {what} {name!r}: {did_you_mean(name, known)}")
 
 
 def require_fields(data: Any, fields: Mapping[str, Field]) -> None:
@@ -177,13 +177,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def write_json(path: pathlib.Path, data: Any) -> None:
     """Replace a file as a whole: a reader, or a run after a crash, sees the old or the new one."""
-    text = json.dumps(data, indent=2, default=_plain)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomically(path, json.dumps(data, indent=2, default=_plain))
 
 
 def _plain(value: Any) -> Any:

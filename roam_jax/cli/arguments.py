@@ -7,7 +7,6 @@ overrides are applied, so a key that does not exist is refused with the nearest 
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.util
 import inspect
 import logging as std_logging
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
+
+from roam_jax.spelling import nearest
 
 PREFIX = "--config."
 # What a user can mend; anything else is a defect and shows its traceback.
@@ -73,8 +74,8 @@ def load_config(name: str) -> ml_collections.ConfigDict:
     file, _, variant = name.partition(":")
     path = pathlib.Path(file)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
+        hint = f"; did you mean {path.parent / near}?" if near else ""
         raise FileNotFoundError(f"--config {name}: no file {file}{hint}")
     root = str(path.resolve().parent.parent)
     if root not in sys.path:
@@ -98,8 +99,9 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> Non
     for argument in arguments:
         key, _, value = argument[len(PREFIX) :].partition("=")
         if key not in leaves:
-            near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{PREFIX}{key}: no such key; did you mean {PREFIX}{near}?")
+            raise ValueError(
+                f"{PREFIX}{key}: no such key; did you mean {PREFIX}{nearest(key, leaves)}?"
+            )
         values = flags.FlagValues()
         config_flags.DEFINE_config_dict(
             "config", config, flag_values=values, sys_argv=["", argument]

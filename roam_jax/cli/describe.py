@@ -57,8 +57,8 @@ def main(argv: Sequence[str]) -> None:
 
 def write_report(out: pathlib.Path, report: dict, model) -> None:
     """Writes the report as JSON and, for a model on a canvas, the pictures; prints their paths."""
+    from roam_jax.files import write_atomically
     from roam_jax.tasks.graft import GraftModel
-    from roam_jax.train.workdir import write_atomically
     from roam_jax.viz.canvas import draw_layout
     from roam_jax.viz.topology import draw_topology
 

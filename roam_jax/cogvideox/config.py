@@ -7,9 +7,10 @@ member of the family (5B, image-to-video, 1.5) is refused by what it is.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
+
+from roam_jax.spelling import did_you_mean
 
 CLASS_NAME = "CogVideoXTransformer3DModel"
 
@@ -106,9 +107,8 @@ class TransformerConfig:
                 values[key] = sizes[key](value)
             # Keys with an underscore are diffusers' own notes: _class_name, _diffusers_version.
             elif key not in _FIXED and not key.startswith("_"):
-                nearest = difflib.get_close_matches(key, [*sizes, *_FIXED], n=1)
-                hint = f"; the nearest known key is {nearest[0]}" if nearest else ""
-                raise ValueError(f"{key} = {value!r}: not a key of {CLASS_NAME}{hint}")
+                hint = did_you_mean(key, [*sizes, *_FIXED])
+                raise ValueError(f"{key} = {value!r}: not a key of {CLASS_NAME}; {hint}")
         result = cls(**values)
         if result.in_channels != result.out_channels:
             raise ValueError(

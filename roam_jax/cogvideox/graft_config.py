@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from roam_jax.canvas.layout import nearest_name
+from roam_jax.spelling import did_you_mean
 
 # From the smallest to the largest; docs/graft.md has their parameter counts.
 DECODERS = ("pooled", "per_frame", "tokens", "tokens_diffused", "cross_attention")
@@ -60,7 +60,7 @@ class GraftConfig:
         if self.decoder not in DECODERS:
             raise ValueError(
                 f"decoder.kind = {self.decoder!r}: expected one of {', '.join(DECODERS)}; "
-                f"{nearest_name(self.decoder, DECODERS)}"
+                f"{did_you_mean(self.decoder, DECODERS)}"
             )
 
     def taps(self, depth: int) -> tuple[int, ...]:

@@ -7,11 +7,11 @@ another scaling factor; what version 1.5 adds is refused by what it is.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from roam_jax.cogvideox.config import check_fixed
+from roam_jax.spelling import did_you_mean
 
 CLASS_NAME = "AutoencoderKLCogVideoX"
 
@@ -115,9 +115,8 @@ class VAEConfig:
                 values[key] = tuple(value) if isinstance(value, list) else value
             elif key not in {*_FIXED, *_BLOCK_TYPES} and not key.startswith("_"):
                 known = [*sizes, *_FIXED, *_BLOCK_TYPES]
-                nearest = difflib.get_close_matches(key, known, n=1)
-                hint = f"; the nearest known key is {nearest[0]}" if nearest else ""
-                raise ValueError(f"{key} = {value!r}: not a key of {CLASS_NAME}{hint}")
+                hint = did_you_mean(key, known)
+                raise ValueError(f"{key} = {value!r}: not a key of {CLASS_NAME}; {hint}")
         result = cls(**values)
         for key, expected in result._block_types().items():
             if key in config and list(config[key]) != expected:

@@ -8,7 +8,6 @@ parser with `SkipDecoding` takes several times as long for an episode.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import mmap
@@ -23,6 +22,7 @@ from jaxtyping import Float32, UInt8
 from roam_jax.contracts import ACTION_DIM, PROPRIO_DIM, REWARD_DIM
 from roam_jax.data.example import Example
 from roam_jax.data.records import Record, index_shard, read_record
+from roam_jax.spelling import did_you_mean
 
 STATE = "steps/observation/state"
 ACTION = "steps/action"
@@ -183,7 +183,7 @@ class EpisodeReader:
                 raise ValueError(f"{where}: {name} is {feature}, expected {shape} float32")
         if self.camera not in cameras:
             raise ValueError(
-                f"{where} has no RGB camera {self.camera!r}{_nearest(self.camera, cameras)}"
+                f"{where} has no RGB camera {self.camera!r}; {did_you_mean(self.camera, cameras)}"
             )
 
     def _scan(self) -> tuple[EpisodeHeader, ...]:
@@ -294,7 +294,7 @@ def _index_split(root: pathlib.Path, info: tfds.core.DatasetInfo, split: str) ->
     if info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise ValueError(f"{root}: file format {info.file_format.value}, expected tfrecord")
     if split not in info.splits:
-        raise ValueError(f"{root} has no split {split!r}{_nearest(split, set(info.splits))}")
+        raise ValueError(f"{root} has no split {split!r}; {did_you_mean(split, info.splits)}")
     shards = info.splits[split]
     records = []
     for path, declared in zip(shards.filepaths, shards.shard_lengths, strict=True):
@@ -311,9 +311,3 @@ def _index_split(root: pathlib.Path, info: tfds.core.DatasetInfo, split: str) ->
     if not records:
         raise ValueError(f"{root}: split {split!r} is empty; expected at least one episode")
     return tuple(records)
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    """What to try instead of an unknown name."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)
-    return f"; nearest: {close[0]!r} of {sorted(known)}" if close else "; there is none"

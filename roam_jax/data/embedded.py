@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import difflib
 import functools
 import hashlib
 import io
@@ -34,6 +33,7 @@ from roam_jax.sim.environments import KINDS, PLAIN_LOOK, VARIED_LOOK, Look, draw
 from roam_jax.sim.experts import Episode, run_expert
 from roam_jax.sim.render import Renderer
 from roam_jax.sim.tabletop import SimulationDivergedError, Tabletop
+from roam_jax.spelling import nearest
 
 # Raise it whenever the same spec would give other bytes: old caches are then left alone.
 GENERATOR_VERSION = 4
@@ -95,10 +95,9 @@ def ensure_embedded(
     """
     if isinstance(variant, str):
         if variant not in VARIANTS:
-            near = difflib.get_close_matches(variant, VARIANTS, n=1, cutoff=0.0)[0]
             raise ValueError(
                 f"embedded variant {variant!r}: expected one of {sorted(VARIANTS)} "
-                f"(did you mean {near!r}?)"
+                f"(did you mean {nearest(variant, VARIANTS)!r}?)"
             )
         name, spec = variant, VARIANTS[variant]
     else:

@@ -10,9 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from roam_jax.contracts import ACTION_DIM, ACTION_NAMES, ANGLES, GRIPPER, cache_
 from roam_jax.data.actions import FIRST_STEP, relabel
 from roam_jax.data.dataset import EpisodeReader
 from roam_jax.data.proprio import circular_mean, nearest_turn
+from roam_jax.files import write_atomically
 
 # Part of the fingerprint: a change in what is counted must not meet older figures.
 RULES = "actions relabelled, wrapped, reverse gripper scan; states near their circular mean; 2"
@@ -217,7 +215,8 @@ def cached_statistics(reader: EpisodeReader) -> RobotStatistics:
         statistics = dataclasses.replace(statistics, root=str(reader.root))
     else:
         statistics = compute_statistics(reader)
-        _write(path, statistics.to_json())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, statistics.to_json())
     for kind in ("actions", "proprio"):
         constant = getattr(statistics, kind).constant
         if constant:
@@ -233,11 +232,3 @@ def cached_statistics(reader: EpisodeReader) -> RobotStatistics:
 
 def _fingerprint(reader: EpisodeReader) -> str:
     return hashlib.sha256(f"{reader.fingerprint} {RULES}".encode()).hexdigest()[:32]
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as scratch:
-        scratch.write(text)
-    os.replace(scratch.name, path)

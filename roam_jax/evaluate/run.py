@@ -22,10 +22,11 @@ from roam_jax.evaluate.graft import GraftEvaluation
 from roam_jax.evaluate.pretraining import PretrainingEvaluation
 from roam_jax.evaluate.report import format_report
 from roam_jax.evaluate.vae import VAEEvaluation
+from roam_jax.files import write_atomically
 from roam_jax.tasks.build import Experiment, build
 from roam_jax.train.load import load_params
 from roam_jax.train.sharding import make_mesh
-from roam_jax.train.workdir import Workdir, differences, plain, write_atomically
+from roam_jax.train.workdir import Workdir, differences, plain
 
 __all__ = ["evaluate_experiment", "evaluate_workdir", "format_report", "make_evaluate_hook"]
 

@@ -11,7 +11,6 @@ Source: looped attention of ROAM / canvas-engineering (`looped_block.py`), whose
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -19,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from roam_jax.spelling import nearest
 
 GATES = ("identity", "sigmoid", "off")
 GATE_SCOPES = ("round", "token")
@@ -207,9 +208,9 @@ def check_gate(gate: str, gate_scope: str) -> None:
     """
     for leaf, value, known in (("gate", gate, GATES), ("gate_scope", gate_scope, GATE_SCOPES)):
         if value not in known:
-            near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)[0]
             raise ValueError(
-                f"loop.{leaf} = {value!r}: expected one of {', '.join(known)}; did you mean {near}?"
+                f"loop.{leaf} = {value!r}: expected one of {', '.join(known)}; did you mean "
+                f"{nearest(value, known)}?"
             )
     if gate == "off" and gate_scope == "token":
         raise ValueError(

@@ -9,7 +9,6 @@ model stays small enough for MJX. Actions and state follow BridgeData V2 (Walke 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 
 import mujoco
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from roam_jax.contracts import ACTION_DIM, ACTION_NAMES, GRIPPER
+from roam_jax.spelling import nearest
 
 CONTROL_PERIOD = 0.2  # seconds between actions: Bridge's 5 Hz
 TIMESTEP = 0.005
@@ -49,8 +49,8 @@ class SimulationDivergedError(RuntimeError):
 
 def _check_name(what: str, name: str, known: tuple[str, ...]):
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"{what} {name!r}: expected one of {known} (did you mean {near!r}?)")
+        hint = f"did you mean {nearest(name, known)!r}?"
+        raise ValueError(f"{what} {name!r}: expected one of {known} ({hint})")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorboardX
 
-from roam_jax.train.workdir import write_atomically
+from roam_jax.files import write_atomically
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flax import traverse_util
+
+from roam_jax.spelling import nearest
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,9 +44,3 @@ def require_matches(patterns: Sequence[str], names: Iterable[str], *, what: str)
             f"{pattern!r} (nearest name: {nearest(pattern, names)})" for pattern in dead
         )
         raise ValueError(f"{what}: no parameter matches {listed}")
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """The one of `names` that looks most like `name`."""
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    return found[0] if found else "there is none"

@@ -19,6 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from roam_jax.contracts import Params, Task
+from roam_jax.spelling import nearest
 from roam_jax.train import names, sharding
 
 # No run reaches this step, so that no training step shares its key with the initialisation.
@@ -105,7 +106,7 @@ def load_pretrained(task: Task, params: Params) -> dict[str, Any]:
     problems = []
     for name, leaf in loaded.items():
         if name not in expected:
-            near = names.nearest(name, list(expected))
+            near = nearest(name, expected)
             problems.append(f"{name} {tuple(leaf.shape)} is unexpected (nearest: {near})")
         elif tuple(leaf.shape) != expected[name].shape:
             problems.append(

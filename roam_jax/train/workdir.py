@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from roam_jax.files import write_atomically
 
 # Leaves that change what is written down or where things lie, not what is computed: what the files
 # hold is compared by fingerprint.
@@ -28,16 +29,6 @@ FREE_KEYS = (
 )
 # The part of the provenance that must not change: what the data and the frozen weights are.
 FINGERPRINTS = "fingerprints"
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replace a file as a whole: a reader, or a run after a crash, sees the old or the new text."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_json_goes_both_ways():
     "change, message",
     [
         ({"_class_name": "FluxTransformer2DModel"}, "'FluxTransformer2DModel': expected CogVideoX"),
-        ({"num_layer": 3}, "num_layer = 3: not a key of .*; the nearest known key is num_layers"),
+        ({"num_layer": 3}, "num_layer = 3: not a key of .*; did you mean 'num_layers'"),
         ({"num_layers": 0}, "num_layers = 0: expected a positive int"),
         ({"num_layers": 2.5}, "num_layers = 2.5: expected int"),
         ({"norm_eps": "1e-5"}, "norm_eps = '1e-5': expected float"),

@@ -76,7 +76,7 @@ def test_config_survives_the_round_trip_through_diffusers():
             "this is the VAE of CogVideoX1.5: invert_scale_latents = True",
         ),
         ({"act_fn": "relu"}, r"another activation: act_fn = 'relu' \(expected 'silu'\)"),
-        ({"layer_per_block": 2}, "nearest known key is layers_per_block"),
+        ({"layer_per_block": 2}, "did you mean 'layers_per_block'"),
         ({"_class_name": "AutoencoderKL"}, "expected AutoencoderKLCogVideoX"),
         ({"norm_num_groups": 24}, "128 is no multiple of norm_num_groups = 24"),
         ({"temporal_compression_ratio": 3}, r"expected one of \[1, 2, 4, 8\]"),

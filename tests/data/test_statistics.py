@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_nothing_half_written(tmp_path, cache, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         cached_statistics(EpisodeReader(tmp_path / "toy", "train"))
     assert not list((cache / "statistics").glob("*.json"))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from roam_jax.train.workdir import Workdir, differences, write_atomically
+from roam_jax.train.workdir import Workdir, differences
 from tests.train import toy
 
 PROVENANCE = {"git": "abc", "fingerprints": {"data": "d1", "vae": "v1"}}
@@ -66,14 +66,6 @@ def test_reading_what_is_no_workdir(tmp_path):
     (tmp_path / "config.json").write_text('{"config": {')
     with pytest.raises(ValueError, match=r"config\.json: expected"):
         Workdir(tmp_path).read()
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")  # no UTF-8
-    assert path.read_text() == "old"
 
 
 def test_differences_looks_at_leaves():
