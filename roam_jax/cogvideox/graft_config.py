@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from roam_jax.model.looped import check_gate
 from roam_jax.spelling import did_you_mean
 
 # From the smallest to the largest; docs/graft.md has their parameter counts.
@@ -57,6 +58,7 @@ class GraftConfig:
     def __post_init__(self):
         if self.rounds < 1:
             raise ValueError(f"loop.rounds = {self.rounds}: expected at least 1")
+        check_gate(self.gate, self.gate_scope)
         if self.decoder not in DECODERS:
             raise ValueError(
                 f"decoder.kind = {self.decoder!r}: expected one of {', '.join(DECODERS)}; "

@@ -133,6 +133,11 @@ def task_maker(
     makers = {"graft": _graft, "video": _video, "vae": _vae}
     if config.train.task not in makers:
         raise ValueError(f"train.task = {config.train.task!r}: expected one of {', '.join(makers)}")
+    if config.loop.curriculum and config.train.task != "graft":
+        raise ValueError(
+            f"loop.curriculum = {config.loop.curriculum}: train.task = {config.train.task} has no "
+            "loop, expected ()"
+        )
     return makers[config.train.task]
 
 

@@ -21,12 +21,22 @@ def test_the_full_config_says_all_that_it_needs(robot_config):
         ("data", "image_size", 60, "data.image_size = 60: expected a multiple of 8"),
         ("data", "camera", "image_7", "image_7"),
         ("loop", "rounds", 0, "loop.rounds = 0: expected at least 1"),
+        ("loop", "gate_scope", "tokens", "loop.gate_scope = 'tokens'.*did you mean token"),
         ("decoder", "kind", "pool", "decoder.kind = 'pool'"),
+        ("canvas", "thought_cells", -1, "canvas.thought_cells = -1"),
+        ("canvas", "reward_weight", 1.0, "canvas.reward_weight = 1.0 without a region"),
+        ("loss", "clean_timestep", "zeros", "loss.clean_timestep = 'zeros': expected one of"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(robot_config, section, key, value, message):
     robot_config[section][key] = value
     with pytest.raises(ValueError, match=message):
+        build(robot_config)
+
+
+def test_a_curriculum_without_a_loop_is_refused(robot_config):
+    robot_config.train.task, robot_config.loop.curriculum = "video", (10,)
+    with pytest.raises(ValueError, match=r"loop.curriculum = \(10,\): train.task = video has no"):
         build(robot_config)
 
 
