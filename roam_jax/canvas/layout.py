@@ -10,10 +10,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from roam_jax.spelling import did_you_mean
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A Python or numpy integer as int.
+
+    Raises:
+        ValueError: it is anything else, a bool or 2.0 included.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} {value!r}: expected a whole number")
+    return int(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +39,9 @@ class RegionSpec:
         loss_weight: weight of its cells in the loss, where it is predicted.
         length: how many cells of the box carry tokens, in row-major order; None = all.
         default_attn: edge kind of the region's queries, where a connection names none.
+
+    Raises:
+        ValueError: a value is of a wrong type or out of range.
     """
 
     bounds: tuple[int, int, int, int, int, int]
@@ -39,6 +54,13 @@ class RegionSpec:
     def __post_init__(self):
         if len(self.bounds) != 6:
             raise ValueError(f"bounds {self.bounds}: expected (t0, t1, h0, h1, w0, w1)")
+        bounds = tuple(whole_number(f"bounds {self.bounds}:", value) for value in self.bounds)
+        object.__setattr__(self, "bounds", bounds)
+        object.__setattr__(self, "period", whole_number("period", self.period))
+        if self.length is not None:
+            object.__setattr__(self, "length", whole_number("length", self.length))
+        if not isinstance(self.is_output, bool):
+            raise ValueError(f"is_output {self.is_output!r}: expected True or False")
         if self.period < 1:
             raise ValueError(f"period {self.period}: expected at least 1")
         if not 0 <= self.loss_weight < math.inf:
@@ -81,8 +103,8 @@ class CanvasLayout:
         t_current: first predicted canvas frame.
 
     Raises:
-        ValueError: a size is below 1, a region leaves the grid, two regions overlap, `t_current` is
-            off the grid.
+        ValueError: a size is no whole number above 0, a region leaves the grid, two regions
+            overlap, `t_current` is off the grid.
     """
 
     T: int
@@ -99,8 +121,10 @@ class CanvasLayout:
         }
         object.__setattr__(self, "regions", specs)
         for name in ("T", "H", "W", "d_model"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected at least 1")
+        object.__setattr__(self, "t_current", whole_number("t_current", self.t_current))
         if not 0 <= self.t_current <= self.T:
             raise ValueError(f"t_current {self.t_current}: expected 0..{self.T}")
         owner = np.full(self.num_positions, -1, np.int32)

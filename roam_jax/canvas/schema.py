@@ -124,9 +124,9 @@ class CanvasSchema:
     def _notes(self) -> dict[str, Any]:
         """metadata.roam: what CE's format has no place for."""
         regions = {
-            name: note
+            name: _written(spec, form.REGION_NOTE)
             for name, spec in self.layout.regions.items()
-            if (note := _written(spec, form.REGION_NOTE))
+            if spec.length is not None
         }
         edges = [
             {"index": index, **_written(edge, form.EDGE_KEY), **note}
@@ -209,13 +209,25 @@ def _read_layout(values: Mapping[str, Any], notes: Mapping[str, Any]) -> CanvasL
     for name, region in values["regions"].items():
         with located(f"regions.{name}"):
             form.require_fields(region, form.REGION)
-            note = notes.get(name, {})
-            with located("metadata.roam"):
-                form.require_fields(note, form.REGION_NOTE)
             read = {key: value for key, value in region.items() if key not in form.REGION_EXTRAS}
-            regions[name] = RegionSpec(**read | note | {"bounds": tuple(region["bounds"])})
+            read["bounds"] = tuple(region["bounds"])
+            if name in notes:
+                with located("metadata.roam"):
+                    read["length"] = _noted_length(notes[name], bounds=region["bounds"])
+            regions[name] = RegionSpec(**read)
     t_current = size.get("t_current", 0)
     return CanvasLayout(size["T"], H, W, size["d_model"], regions=regions, t_current=t_current)
+
+
+def _noted_length(note: Any, *, bounds: list[int]) -> int:
+    """The length of a region's note, which holds for the box that it was written for alone."""
+    form.require_fields(note, form.REGION_NOTE)
+    if note["bounds"] != bounds:
+        raise ValueError(
+            f"length {note['length']} was written for the box {note['bounds']}, the region has "
+            f"{bounds}: expected the same"
+        )
+    return note["length"]
 
 
 def _spatial_shape(size: Mapping[str, Any]) -> tuple[int, int]:
@@ -241,10 +253,14 @@ def _read_connections(edges: list[Any], notes: list[Any]) -> tuple[Connection, .
             form.require_fields(edge, form.EDGE)
             fields = {key: value for key, value in edge.items() if key not in form.EDGE_EXTRAS}
             read.append(Connection(**fields))
+    noted = set()
     for number, note in enumerate(notes):
         with located(f"metadata.roam.topology[{number}]"):
             form.require_fields(note, form.EDGE_NOTE)
             index, key = note["index"], _picked(note, form.EDGE_KEY)
+            if index in noted:
+                raise ValueError(f"index {index} has a note already: expected one for an edge")
+            noted.add(index)
             found = _written(read[index], form.EDGE_KEY) if 0 <= index < len(read) else "missing"
             if found != key:
                 raise ValueError(f"topology[{index}] is {found}: expected {key}, as it was written")

@@ -108,11 +108,19 @@ EDGE = {
 REGION_EXTRAS = tuple(name for name, field in REGION.items() if field is _UNREAD)
 EDGE_EXTRAS = tuple(name for name, field in EDGE.items() if field is _UNREAD)
 
-# metadata.roam: what CE's format has no place for. An edge's note repeats what tells the edge from
-# others, so that a file whose edges another program has moved is refused, not misread.
+# metadata.roam: what CE's format has no place for. A note repeats what it was written for, the box
+# of a region and all that tells an edge from others, so that a file in which another program has
+# changed a box or moved an edge is refused, not misread.
 NOTES = {"regions": _OBJECT, "topology": _LIST}
-REGION_NOTE = {"length": _INTEGER}
-EDGE_KEY = {"src": _required(_TEXT), "dst": _required(_TEXT), "t_src": _OFFSET, "t_dst": _OFFSET}
+REGION_NOTE = {"length": _required(_INTEGER), "bounds": _required(_BOUNDS)}
+EDGE_KEY = {
+    "src": _required(_TEXT),
+    "dst": _required(_TEXT),
+    "weight": _NUMBER,
+    "t_src": _OFFSET,
+    "t_dst": _OFFSET,
+    "fn": _KIND,
+}
 EDGE_FILL = {"temporal_fill": _FILL, "interpolation_order": _INTEGER}
 EDGE_NOTE = {"index": _required(_INTEGER)} | EDGE_KEY | EDGE_FILL
 

@@ -15,8 +15,9 @@ import math
 
 import numpy as np
 
-from roam_jax.canvas.layout import CanvasLayout
+from roam_jax.canvas.layout import CanvasLayout, whole_number
 from roam_jax.canvas.segments import SegmentTable
+from roam_jax.spelling import check_choice
 
 # Edge kinds by canvas-engineering's names. Attention is softmax attention, and inside a CogVideoX
 # its own is nothing else; edges of kind `none` are declared but disabled.
@@ -47,6 +48,9 @@ class Connection:
         interpolation_order: 1 = linear between neighbours; n = inverse distance to the power n
             over the n + 1 nearest frames.
         fn: edge kind; None = the `default_attn` of `src`.
+
+    Raises:
+        ValueError: a value is of a wrong type, out of range, or no such fill.
     """
 
     src: str
@@ -59,16 +63,18 @@ class Connection:
     fn: str | None = None
 
     def __post_init__(self):
+        edge = f"connection {self.src} -> {self.dst}"
         if not 0 <= self.weight < math.inf:
-            raise ValueError(
-                f"connection {self.src} -> {self.dst}: weight {self.weight}, expected a finite "
-                "number, at least 0"
-            )
+            raise ValueError(f"{edge}: weight {self.weight}, expected a finite number, at least 0")
+        for name in ("t_src", "t_dst", "interpolation_order"):
+            value = getattr(self, name)
+            if value is not None or name == "interpolation_order":
+                object.__setattr__(self, name, whole_number(f"{edge}: {name}", value))
         if self.interpolation_order < 1:
             raise ValueError(
-                f"connection {self.src} -> {self.dst}: interpolation_order "
-                f"{self.interpolation_order}, expected at least 1"
+                f"{edge}: interpolation_order {self.interpolation_order}, expected at least 1"
             )
+        check_choice(f"{edge}: temporal_fill", self.temporal_fill, [f.value for f in TemporalFill])
         object.__setattr__(self, "temporal_fill", TemporalFill(self.temporal_fill))
 
 

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,41 @@ def test_real_and_canvas_frames_with_a_period():
 def test_bad_regions_are_refused_by_name(regions, message):
     with pytest.raises(ValueError, match=message):
         layout(**regions)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"period": 2.5}, "period 2.5: expected a whole number"),
+        ({"period": True}, "period True: expected a whole number"),
+        ({"length": 1.5}, "length 1.5: expected a whole number"),
+        ({"is_output": "no"}, "is_output 'no': expected True or False"),
+        (
+            {"bounds": (0, 1.5, 0, 2, 0, 2)},
+            "bounds (0, 1.5, 0, 2, 0, 2): 1.5: expected a whole number",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("no_annotation_checks")
+def test_wrong_types_are_refused(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        RegionSpec(**{"bounds": (0, 1, 0, 2, 0, 2), **fields})
+
+
+@pytest.mark.usefixtures("no_annotation_checks")
+def test_grids_of_wrong_types_are_refused():
+    for name in ("T", "H", "W", "d_model", "t_current"):
+        sizes = {"T": 3, "H": 4, "W": 5, "d_model": 8, "t_current": 1, name: 2.0}
+        with pytest.raises(ValueError, match=f"{name} 2.0: expected a whole number"):
+            CanvasLayout(**sizes, regions={})
+
+
+@pytest.mark.usefixtures("no_annotation_checks")
+def test_numpy_integers_are_whole_numbers():
+    one, two = np.int64(1), np.int32(2)
+    spec = RegionSpec((0, one, 0, two, 0, two), period=two, length=two)
+    plain = RegionSpec((0, 1, 0, 2, 0, 2), period=2, length=2)
+    assert spec == plain and repr(spec) == repr(plain)
 
 
 def test_bad_lengths_periods_and_names_are_refused():

@@ -232,6 +232,32 @@ def test_edges_that_another_program_moved_are_refused_not_misread(tmp_path):
         CanvasSchema.from_json(tmp_path / "canvas.json")
 
 
+@pytest.mark.parametrize("other", [{"weight": 0.5}, {"fn": "none"}])
+def test_edges_that_differ_in_weight_or_kind_alone_do_not_swap_fills(tmp_path, other):
+    plain = Connection("action", "visual", t_src=0, t_dst=-1)
+    dropping = dataclasses.replace(plain, temporal_fill=TemporalFill.DROP, **other)
+    schema = CanvasSchema(CanvasSchema.from_dict(FILE).layout, CanvasTopology((plain, dropping)))
+    path = tmp_path / "canvas.json"
+    schema.to_json(path, for_ce="lossy")
+    assert CanvasSchema.from_json(path) == schema
+    theirs = ce.CanvasSchema.from_json(path)
+    theirs.topology.connections.reverse()
+    theirs.to_json(path)
+    with pytest.raises(ValueError, match=r"metadata.roam.topology\[0\]: topology\[1\] is "):
+        CanvasSchema.from_json(path)
+
+
+def test_a_length_holds_for_the_box_that_it_was_written_for(tmp_path):
+    regions = {"text": RegionSpec((0, 1, 0, 2, 0, 4), length=5)}
+    path = tmp_path / "canvas.json"
+    CanvasSchema(CanvasLayout(2, 2, 4, d_model=8, regions=regions)).to_json(path, for_ce="lossy")
+    theirs = ce.CanvasSchema.from_json(path)
+    theirs.layout.regions["text"] = (0, 2, 0, 2, 0, 4)
+    theirs.to_json(path)
+    with pytest.raises(ValueError, match=r"regions.text: metadata.roam: length 5 was written for"):
+        CanvasSchema.from_json(path)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

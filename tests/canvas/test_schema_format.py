@@ -11,6 +11,7 @@ from roam_jax.canvas.schema import CanvasSchema
 from tests.canvas.canvases import FILE, edited
 
 NOTE = {"index": 1, "src": "action", "dst": "visual", "t_src": 0, "t_dst": -1}
+LENGTH = {"length": 5, "bounds": [0, 2, 3, 4, 0, 4]}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_older_versions_patches_and_none_at_all_are_read(version):
         ("metadata/roam", {"regions": {"acton": {}}}, "unknown region 'acton': did you"),
         (
             "metadata/roam",
-            {"regions": {"action": {"lenght": 1}}},
+            {"regions": {"action": LENGTH | {"lenght": 1}}},
             "regions.action: metadata.roam: unknown field 'lenght'",
         ),
         ("metadata/roam", {"topology": [NOTE | {"fill": "drop"}]}, "unknown field 'fill': known"),
@@ -72,6 +73,18 @@ def test_older_versions_patches_and_none_at_all_are_read(version):
             {"topology": [NOTE | {"temporal_fill": "hodl"}]},
             "temporal_fill 'hodl': expected one of drop, hold, interpolate",
         ),
+        # Notes that contradict each other, or the file that they are in.
+        (
+            "metadata/roam",
+            {"topology": [NOTE | {"temporal_fill": fill} for fill in ("drop", "interpolate")]},
+            "metadata.roam.topology[1]: index 1 has a note already: expected one for an edge",
+        ),
+        (
+            "metadata/roam",
+            {"regions": {"action": LENGTH | {"bounds": [0, 2, 3, 4, 0, 3]}}},
+            "regions.action: metadata.roam: length 5 was written for the box [0, 2, 3, 4, 0, 3], "
+            "the region has [0, 2, 3, 4, 0, 4]: expected the same",
+        ),
         # Values out of range.
         ("regions/action/period", 0, "regions.action: period 0: expected at least 1"),
         ("regions/action/period", 2.5, "regions.action: period 2.5: expected an integer"),
@@ -84,7 +97,12 @@ def test_older_versions_patches_and_none_at_all_are_read(version):
         ("layout/spatial_shape", [], "spatial_shape []: expected two dimensions"),
         ("layout/H", 4, "layout: has both spatial_shape and H: expected one form"),
         ("regions/action/bounds", [0, 2, 2, 4, 0, 4], "regions 'visual' and 'action' overlap"),
-        ("metadata/roam", {"regions": {"action": {"length": 9}}}, "action: length 9: the box"),
+        ("metadata/roam", {"regions": {"action": {"length": 5}}}, "metadata.roam: missing bounds"),
+        (
+            "metadata/roam",
+            {"regions": {"action": LENGTH | {"length": 9}}},
+            "regions.action: length 9: the box (0, 2, 3, 4, 0, 4) has 8 cells",
+        ),
         (
             "metadata/roam",
             {"topology": [NOTE | {"temporal_fill": "interpolate", "interpolation_order": 0}]},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import canvas_engineering as ce
 import numpy as np
@@ -94,11 +95,18 @@ def test_constructors_equal_canvas_engineering(name):
     np.testing.assert_array_equal(ours.to_attention_mask(layout), theirs.numpy())
 
 
-def test_hub_spoke_reads():
-    topology = CanvasTopology.hub_spoke("hub", ["a", "b"], bidirectional=False)
-    assert {(e.src, e.dst) for e in topology.connections} == {
-        ("hub", "hub"), ("a", "a"), ("b", "b"), ("hub", "a"), ("hub", "b"),
-    }  # fmt: skip
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_hub_spoke_equals_canvas_engineering(bidirectional):
+    bounds = {f"r{i}": (0, T, i, i + 1, 0, 2) for i in range(H)}
+    sizes = dict(T=T, H=H, W=2, d_model=4, regions=bounds)
+    ours, theirs = (
+        topology.hub_spoke("r1", ["r0", "r2"], bidirectional=bidirectional)
+        for topology in (CanvasTopology, ce.CanvasTopology)
+    )
+    np.testing.assert_array_equal(
+        ours.to_attention_mask(CanvasLayout(**sizes)),
+        theirs.to_attention_mask(ce.CanvasLayout(**sizes)).numpy(),
+    )
 
 
 def test_equal_topologies_are_one_key():
@@ -156,3 +164,30 @@ def test_bad_edges_are_refused_by_name():
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"a -> b: weight {weight}"):
             Connection("a", "b", weight=weight)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"t_src": 0.5, "t_dst": 0}, "t_src 0.5: expected a whole number"),
+        ({"t_dst": "0"}, "t_dst '0': expected a whole number"),
+        ({"interpolation_order": 1.5}, "interpolation_order 1.5: expected a whole number"),
+        ({"interpolation_order": None}, "interpolation_order None: expected a whole number"),
+        ({"interpolation_order": 0}, "interpolation_order 0, expected at least 1"),
+        (
+            {"temporal_fill": "hodl"},
+            "temporal_fill = 'hodl': expected one of drop, hold, interpolate; did you mean 'hold'?",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("no_annotation_checks")
+def test_wrong_types_and_fills_are_refused_with_their_edge(fields, message):
+    with pytest.raises(ValueError, match=re.escape(f"connection a -> b: {message}")):
+        Connection("a", "b", **fields)
+
+
+@pytest.mark.usefixtures("no_annotation_checks")
+def test_numpy_offsets_and_names_of_fills_are_taken():
+    edge = Connection("a", "b", t_src=np.int64(0), t_dst=np.int32(-1), temporal_fill="drop")
+    plain = Connection("a", "b", t_src=0, t_dst=-1, temporal_fill=TemporalFill.DROP)
+    assert edge == plain and repr(edge) == repr(plain)
