@@ -26,7 +26,9 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = parse(parser, argv)
     config = load_config(options.config)
     override(config, overrides)
-    rounds = Curriculum(config.loop.rounds, config.loop.curriculum, steps=config.train.steps)
+    rounds = 1  # of a model without loops
+    if config.train.task == "graft":
+        rounds = Curriculum(config.loop.rounds, config.loop.curriculum, steps=config.train.steps)
 
     # Imported late, so that --help and a mistyped key answer at once.
     from roam_jax.cli.dry_run import dry_run

@@ -53,7 +53,8 @@ def _canvas() -> ml_collections.ConfigDict:
     canvas = ml_collections.ConfigDict()
     # First latent frame that is predicted, 1 <= t_current < latent frames.
     canvas.t_current = 2
-    # Robot state and reward enter as one cell a latent frame.
+    # Robot state and reward enter as one cell a latent frame. Reward is taken as stored: leave it
+    # out where a step's reward follows from that step's own action (docs/data.md).
     canvas.proprio = False
     canvas.reward = False
     # Learned cells without data or target in every thought frame, and the latent frames between

@@ -22,8 +22,6 @@ ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 ACTION_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
 # Robot state, one row a camera step, in stored order.
 PROPRIO_DIM = 7
-PROPRIO_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
-PROPRIO_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
 REWARD_DIM = 1
 # Places in actions and states alike.
 ANGLES = slice(3, 6)
@@ -110,7 +108,10 @@ class Batch(TypedDict, total=False):
     | future_proprio  | (B, F - t_current, 7) | float32 | the same at later latent frames;         |
     |                 |                    |         | targets only                                |
     | observed_reward | (B, t_current, 1)  | float32 | stored reward of frame 0 at latent frame 0, |
-    |                 |                    |         | its sum over frames 4k-3..4k at k >= 1      |
+    |                 |                    |         | its sum over frames 4k-3..4k at k >= 1. As  |
+    |                 |                    |         | stored: where a step's reward follows from  |
+    |                 |                    |         | its own action (strict RLDS), the last one  |
+    |                 |                    |         | tells of the action at t_current            |
     | future_reward   | (B, F - t_current, 1) | float32 | the same at later latent frames;         |
     |                 |                    |         | targets only                                |
     | episode         | (B,)               | int32   | index of the episode in its split           |

@@ -19,7 +19,10 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
             partial.write(text)
             partial.flush()
             os.fsync(partial.fileno())
-            os.chmod(partial.name, 0o644)  # a temporary file is for its owner alone
+            # A temporary file is for its owner alone; give it what any new file would have.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(partial.name, 0o666 & ~mask)
             os.replace(partial.name, path)
         except BaseException:
             os.unlink(partial.name)

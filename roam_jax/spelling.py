@@ -12,6 +12,19 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def check_choice(key: str, value: str, known: Iterable[str]) -> None:
+    """Refuses a value that is not among the known ones, and names them all.
+
+    Raises:
+        ValueError: `value` is unknown.
+    """
+    known = list(known)
+    if value not in known:
+        close = difflib.get_close_matches(value, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{key} = {value!r}: expected one of {', '.join(known)}{hint}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ "did you mean 'x'?" where a known name is close, else all of them."""
     known = sorted(known)

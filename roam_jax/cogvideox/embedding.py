@@ -119,7 +119,9 @@ class TimeEmbedding(nn.Module):
 
 
 def condition(
-    embed: TimeEmbedding, timesteps: Num[Array, B * F], frames: Int[np.ndarray, " N"]
+    embed: TimeEmbedding,
+    timesteps: Num[Array, " B"] | Num[Array, "B F"],
+    frames: Int[np.ndarray, " N"],
 ) -> tuple[Conditioning, Int[np.ndarray, " N"] | None]:
     """Conditioning of the blocks by one timestep a row (B,), or one a latent frame (B, F).
 
@@ -131,8 +133,17 @@ def condition(
     Returns:
         `temb` and `frames` as `Block` takes them. With timesteps (B, F) the first row of `temb` is
         the text's, which gets the largest timestep of its batch row.
+
+    Raises:
+        ValueError: another number of timesteps than of latent frames.
     """
     if timesteps.ndim == 1:
         return embed(timesteps), None
+    latents = int(frames.max()) + 1
+    if timesteps.shape[1] != latents:
+        raise ValueError(
+            f"timesteps have shape {timesteps.shape}, expected (batch,), or (batch, {latents}) for "
+            f"{latents} latent frames"
+        )
     largest = timesteps.max(axis=1, keepdims=True)
     return embed(jnp.concatenate([largest, timesteps], axis=1)), frames

@@ -65,7 +65,7 @@ class GraftedTransformer(nn.Module):
         self,
         latents: Float[Array, "B F C H W"],
         text: Float[Array, "B S E"],
-        timesteps: Num[Array, B * F],
+        timesteps: Num[Array, " B"] | Num[Array, "B F"],
         data: Mapping[str, Float[Array, "B _ _"]],
         *,
         rounds: int,

@@ -126,13 +126,13 @@ def _new_regions(new: NewRegions, time: TimeSpec, *, first_row: int) -> dict[str
             if weight := getattr(new, f"{name}_weight"):
                 add(f"future_{name}", now, end, 1, loss_weight=weight)
             row += 1
+    period = new.thought_period
+    if not 1 <= period <= time.latents:
+        raise ValueError(
+            f"canvas.thought_period = {period}: expected 1..{time.latents}, the latent frames of "
+            "the window"
+        )
     if new.thought_cells:
-        period = new.thought_period
-        if not 1 <= period <= time.latents:
-            raise ValueError(
-                f"canvas.thought_period = {period}: expected 1..{time.latents}, the latent frames "
-                "of the window"
-            )
         frames = -(-time.latents // period)
         add(THOUGHT, 0, frames, new.thought_cells, period=period, is_output=False)
     return regions

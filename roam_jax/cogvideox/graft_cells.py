@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.cogvideox.graft_canvas import BACKBONE_REGIONS, FUTURE
 from roam_jax.cogvideox.graft_config import CELL_DECODERS
-from roam_jax.contracts import ACTION_DIM, FRAMES_PER_LATENT, PROPRIO_DIM
+from roam_jax.contracts import ACTION_DIM, FRAMES_PER_LATENT, PROPRIO_DIM, REWARD_DIM
 from roam_jax.model.embed import NoisedCells, QueryCells, VectorCells, cell_positions
 from roam_jax.model.heads import (
     CrossAttentionDecoder,
@@ -27,7 +27,7 @@ DATA_FIELDS = {
     "observed_reward": "observed_reward",
 }
 # Regions other than actions that are predicted: name of the output, and its size.
-PREDICTED = {"future_proprio": ("proprio", PROPRIO_DIM), "future_reward": ("reward", 1)}
+PREDICTED = {"future_proprio": ("proprio", PROPRIO_DIM), "future_reward": ("reward", REWARD_DIM)}
 
 
 class Graft(nn.Module):
@@ -78,9 +78,10 @@ class Graft(nn.Module):
             batch: batch size B.
 
         Raises:
-            ValueError: data is missing, or there is data for a region that has none.
+            ValueError: data is missing, or there is data for a region that has none; noise levels
+                without noised actions, or noised actions without them.
         """
-        self._check(data)
+        self._check(data, action_timesteps)
         cells = []
         for name in self._new_regions:
             encoder, positions = getattr(self, name), cell_positions(self.layout, name)
@@ -132,11 +133,17 @@ class Graft(nn.Module):
     def _new_regions(self) -> list[str]:
         return [name for name in self.layout.regions if name not in BACKBONE_REGIONS]
 
-    def _check(self, data: Mapping[str, Array]) -> None:
+    def _check(self, data: Mapping[str, Array], action_timesteps: Array | None) -> None:
         expected = {
             name for name in self._new_regions if not isinstance(getattr(self, name), QueryCells)
         }
         if set(data) != expected:
             raise ValueError(
                 f"data for the regions {sorted(data)}, expected it for {sorted(expected)}"
+            )
+        if (action_timesteps is not None) != (self.decoder_kind == "tokens_diffused"):
+            found = "without" if action_timesteps is None else "with"
+            raise ValueError(
+                f"decoder.kind = {self.decoder_kind!r} {found} action_timesteps: expected them "
+                "with tokens_diffused, and with no other decoder"
             )

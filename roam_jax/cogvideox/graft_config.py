@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from roam_jax.model.looped import check_gate
-from roam_jax.spelling import did_you_mean
+from roam_jax.spelling import check_choice
 
 # From the smallest to the largest; docs/graft.md has their parameter counts.
 DECODERS = ("pooled", "per_frame", "tokens", "tokens_diffused", "cross_attention")
@@ -28,8 +28,7 @@ def trainable_patterns(policy: str) -> tuple[str, ...]:
     Raises:
         ValueError: no such policy.
     """
-    if policy not in FREEZE_POLICIES:
-        raise ValueError(f"freeze = {policy!r}: expected one of {', '.join(FREEZE_POLICIES)}")
+    check_choice("freeze", policy, FREEZE_POLICIES)
     return (r"^blocks/loop/", r"^graft/", *FREEZE_POLICIES[policy])
 
 
@@ -53,16 +52,17 @@ class GraftConfig:
     gate: str = "identity"
     gate_scope: str = "round"
     decoder: str = "tokens"
-    decoder_blocks: tuple[int, ...] = (-1,)
+    decoder_blocks: tuple = (-1,)  # whole numbers; what a config holds is checked in `taps`
 
     def __post_init__(self):
         if self.rounds < 1:
             raise ValueError(f"loop.rounds = {self.rounds}: expected at least 1")
         check_gate(self.gate, self.gate_scope)
-        if self.decoder not in DECODERS:
+        check_choice("decoder.kind", self.decoder, DECODERS)
+        if self.decoder != "cross_attention" and self.decoder_blocks != (-1,):
             raise ValueError(
-                f"decoder.kind = {self.decoder!r}: expected one of {', '.join(DECODERS)}; "
-                f"{did_you_mean(self.decoder, DECODERS)}"
+                f"decoder.blocks = {self.decoder_blocks} with decoder.kind = {self.decoder!r}, "
+                "which reads no block's activations; expected (-1,), or cross_attention"
             )
 
     def taps(self, depth: int) -> tuple[int, ...]:
@@ -73,6 +73,8 @@ class GraftConfig:
         """
         if self.decoder != "cross_attention":
             return ()
+        if not all(type(block) is int for block in self.decoder_blocks):
+            raise ValueError(f"decoder.blocks = {self.decoder_blocks}: expected whole numbers")
         chosen = tuple(block + depth if block < 0 else block for block in self.decoder_blocks)
         if not chosen or len(set(chosen)) < len(chosen):
             raise ValueError(

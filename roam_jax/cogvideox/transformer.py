@@ -70,7 +70,7 @@ class AdaNorm(nn.Module):
         text: Float[Array, "B S D"],
         video: Float[Array, "B N D"],
         temb: Conditioning,
-        frames: Int[np.ndarray, " N"] | None,
+        frames: Int[np.ndarray, " N"] | None = None,
     ) -> tuple[Float[Array, "B M D"], Float[Array, "B 1 D"], Float[Array, "B N_or_1 D"]]:
         """The joint sequence [text | video], normed; the text's and the video's gates."""
         linear = nn.Dense(
@@ -182,7 +182,7 @@ class AdaNormOut(nn.Module):
         self,
         tokens: Float[Array, "B N D"],
         temb: Conditioning,
-        frames: Int[np.ndarray, " N"] | None,
+        frames: Int[np.ndarray, " N"] | None = None,
     ) -> Float[Array, "B N D"]:
         """Modulated tokens."""
         width = 2 * self.config.width
@@ -253,7 +253,7 @@ class Transformer(nn.Module):
         self,
         latents: Float[Array, "B F C H W"],
         text: Float[Array, "B S Dt"],
-        timesteps: Num[Array, B * F],
+        timesteps: Num[Array, " B"] | Num[Array, "B F"],
     ) -> Float[Array, "B F C H W"]:
         """Predicts the velocity v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0.
 

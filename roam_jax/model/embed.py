@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from roam_jax.canvas.layout import CanvasLayout
+from roam_jax.diffusion.schedule import NoiseSchedule
 
-# Diffusion timesteps that actions are noised to, and the width of their sinusoidal code.
-TIMESTEPS = 1000
+# Width of the sinusoidal code of a diffusion timestep.
 TIMESTEP_WIDTH = 256
 
 
@@ -96,6 +96,6 @@ class NoisedCells(nn.Module):
         timesteps: Int[Array, " B"],
     ) -> Float[Array, "B N D"]:
         """Encodes vectors that were noised to `timesteps`, 0..999."""
-        codes = jnp.asarray(sinusoids(np.arange(TIMESTEPS), TIMESTEP_WIDTH))
+        codes = jnp.asarray(sinusoids(np.arange(NoiseSchedule().steps), TIMESTEP_WIDTH))
         level = nn.Dense(self.width, name="noise_level")(codes[timesteps])
         return VectorCells(self.width, name="vector")(vectors, positions) + level[:, None]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from roam_jax.spelling import nearest
+from roam_jax.spelling import check_choice
 
 GATES = ("identity", "sigmoid", "off")
 GATE_SCOPES = ("round", "token")
@@ -207,11 +207,7 @@ def check_gate(gate: str, gate_scope: str) -> None:
         ValueError: no such gate or scope (names the nearest), or a scope without a gate.
     """
     for leaf, value, known in (("gate", gate, GATES), ("gate_scope", gate_scope, GATE_SCOPES)):
-        if value not in known:
-            raise ValueError(
-                f"loop.{leaf} = {value!r}: expected one of {', '.join(known)}; did you mean "
-                f"{nearest(value, known)}?"
-            )
+        check_choice(f"loop.{leaf}", value, known)
     if gate == "off" and gate_scope == "token":
         raise ValueError(
             "loop.gate_scope = 'token' with loop.gate = 'off': there is no gate to shift by token; "

@@ -28,8 +28,9 @@ from roam_jax.data.loader import Loader, make_loader, split_windows
 from roam_jax.data.statistics import RobotStatistics
 from roam_jax.data.windows import LANGUAGE_EMBEDDING, WindowSource
 from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.spelling import check_choice
 from roam_jax.tasks import backbone as backbones
-from roam_jax.tasks import graft, vae, video
+from roam_jax.tasks import graft_task, vae, video
 from roam_jax.train import sharding
 
 EMBEDDED = "embedded"
@@ -131,8 +132,7 @@ def task_maker(
         ValueError: no such task.
     """
     makers = {"graft": _graft, "video": _video, "vae": _vae}
-    if config.train.task not in makers:
-        raise ValueError(f"train.task = {config.train.task!r}: expected one of {', '.join(makers)}")
+    check_choice("train.task", config.train.task, makers)
     if config.loop.curriculum and config.train.task != "graft":
         raise ValueError(
             f"loop.curriculum = {config.loop.curriculum}: train.task = {config.train.task} has no "
@@ -197,9 +197,9 @@ def _batch_spec(source: WindowSource, batch_size: int) -> dict[str, ArraySpec]:
 
 def _graft(config, time: TimeSpec, spec: dict[str, ArraySpec]):
     backbone = backbones.open_backbone(config.backbone.path, image_size=config.data.image_size)
-    model = graft.graft_model(config, backbone=backbone, time=time)
-    task = graft.graft_task(model, freeze=config.freeze, batch_spec=spec)
-    return model, task, graft.SHARDING_RULES
+    model = graft_task.graft_model(config, backbone=backbone, time=time)
+    task = graft_task.graft_task(model, freeze=config.freeze, batch_spec=spec)
+    return model, task, graft_task.SHARDING_RULES
 
 
 def _video(config, time: TimeSpec, spec: dict[str, ArraySpec]):

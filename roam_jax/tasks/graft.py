@@ -13,35 +13,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.graft import GraftedTransformer
-from roam_jax.cogvideox.graft_canvas import FUTURE, NewRegions, graft_layout, graft_topology
+from roam_jax.cogvideox.graft_canvas import FUTURE
 from roam_jax.cogvideox.graft_cells import DATA_FIELDS
-from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig, trainable_patterns
-from roam_jax.contracts import ACTION_DIM, ArraySpec, Batch, Params, Task, TimeSpec
+from roam_jax.contracts import ACTION_DIM, ArraySpec, Batch, Params, TimeSpec
 from roam_jax.diffusion.sampler import ddim_step, next_timesteps, trailing_timesteps
 from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.spelling import check_choice
 from roam_jax.tasks.backbone import Backbone
 from roam_jax.tasks.rows import share_of_rows
-from roam_jax.train.sharding import shard_largest
 
 # Output of the model -> field of the batch that it is compared with.
 TARGETS = {"actions": "action_chunk", "proprio": "future_proprio", "reward": "future_reward"}
-# Stacked over depth, gates, biases and norms are matrices, so they are named.
-NO_DECAY = (r"^blocks/loop/", r"/(bias|scale)$")
-SHARDING_RULES = (
-    (r"^(graft|vae)/", PartitionSpec()),
-    (r"^blocks/loop/", PartitionSpec()),
-    (r"/kernel$", shard_largest),
-    (r"/(bias|scale)$", PartitionSpec()),
-)
-
-
 CLEAN_TIMESTEPS = ("global", "zero")
 
 
@@ -70,7 +56,7 @@ class GraftModel:
             a timestep of their own, 0.
 
     Raises:
-        ValueError: no such `clean_timestep`.
+        ValueError: no such `clean_timestep`, or a fraction out of range.
     """
 
     module: GraftedTransformer
@@ -82,11 +68,9 @@ class GraftModel:
     clean_timestep: str = "global"
 
     def __post_init__(self):
-        if self.clean_timestep not in CLEAN_TIMESTEPS:
-            raise ValueError(
-                f"loss.clean_timestep = {self.clean_timestep!r}: expected one of "
-                f"{', '.join(CLEAN_TIMESTEPS)}"
-            )
+        check_choice("loss.clean_timestep", self.clean_timestep, CLEAN_TIMESTEPS)
+        if not 0 <= self.deploy_fraction <= 1:
+            raise ValueError(f"loss.deploy_fraction = {self.deploy_fraction}: expected 0 to 1")
 
     @property
     def diffuses_actions(self) -> bool:
@@ -168,7 +152,7 @@ class GraftModel:
         target = self.schedule.velocity(clean, noise, timesteps)
         return {**outputs, "target": target, "clean": clean, "noisy": noisy}, measures
 
-    def _modulation(self, timesteps: Int[Array, " B"]) -> Int[Array, B * F]:
+    def _modulation(self, timesteps: Int[Array, " B"]) -> Int[Array, " B"] | Int[Array, "B F"]:
         """The timesteps that the blocks see: of rows, or of latent frames with clean ones at 0."""
         if self.clean_timestep == "global":
             return timesteps
@@ -201,25 +185,29 @@ class GraftModel:
         Raises:
             ValueError: `steps` is out of range.
         """
-        action_timesteps = trailing_timesteps(self.schedule, steps)
+        observed, clean = self.backbone.latents(params["vae"], batch, self.time)
+        encoded = {**batch, "observed_latents": observed, "target_latents": clean}
+        encoded.pop("frames", None)
 
         def step(actions, times):
             now, following = times
             outputs, measures = self.predict(
                 params,
-                batch,
+                encoded,
                 timesteps=timesteps,
                 noise=noise,
                 rounds=rounds,
                 actions=NoisedActions(actions, jnp.full(timesteps.shape, now)),
                 extrapolate=extrapolate,
             )
-            actions = ddim_step(self.schedule, actions, outputs.pop("actions"), now, following)
-            return actions, (outputs, measures)
+            velocity = outputs.pop("actions")
+            actions = ddim_step(self.schedule, actions, velocity, now, following)
+            return actions, outputs, measures
 
-        times = action_timesteps, next_timesteps(action_timesteps)
-        actions, found = jax.lax.scan(step, action_noise, times)
-        outputs, measures = jax.tree.map(lambda x: x[-1], found)
+        now = trailing_timesteps(self.schedule, steps)
+        times = np.stack([now, next_timesteps(now)], axis=1)
+        actions, _ = jax.lax.scan(lambda a, t: (step(a, t)[0], None), action_noise, times[:-1])
+        actions, outputs, measures = step(actions, jnp.asarray(times[-1]))
         return {**outputs, "actions": actions}, measures
 
     def diffusion_error(self, outputs: dict[str, Array]) -> Float[Array, " B"]:
@@ -247,7 +235,7 @@ class GraftModel:
     def loss(self, params: Params, batch: Batch, rng: jax.Array, rounds: int):
         """Weighted sum of all errors, and each of them apart; see `contracts.Task`."""
         size = batch["text"].shape[0]
-        time_rng, noise_rng, deploy_rng = jax.random.split(rng, 3)
+        time_rng, noise_rng, deploy_rng, action_rng = jax.random.split(rng, 4)
         timesteps = jax.random.randint(time_rng, (size,), 0, self.schedule.steps)
         deployed = share_of_rows(deploy_rng, size, self.deploy_fraction)
         timesteps = jnp.where(deployed, self.schedule.steps - 1, timesteps)
@@ -255,7 +243,7 @@ class GraftModel:
         noise = jax.random.normal(noise_rng, shape)
         actions, targets = None, batch
         if self.diffuses_actions:
-            actions, velocity = self._noise_actions(batch, jax.random.fold_in(rng, 0))
+            actions, velocity = self._noise_actions(batch, action_rng)
             targets = {**batch, TARGETS["actions"]: velocity}
         outputs, _ = self.predict(
             params, batch, timesteps=timesteps, noise=noise, rounds=rounds, actions=actions
@@ -276,99 +264,3 @@ class GraftModel:
         noise = jax.random.normal(noise_rng, chunk.shape)
         noised = self.schedule.add_noise(chunk, noise, timesteps)
         return NoisedActions(noised, timesteps), self.schedule.velocity(chunk, noise, timesteps)
-
-
-def graft_model(
-    config: ml_collections.ConfigDict, *, backbone: Backbone, time: TimeSpec
-) -> GraftModel:
-    """Builds the grafted model that a config describes, without allocating parameters.
-
-    Raises:
-        ValueError: a value of the config is out of range or names nothing.
-    """
-    sizes: TransformerConfig = backbone.transformer_config
-    rows, columns = (side // sizes.patch_size for side in backbone.latent_shape[1:])
-    graft_config = GraftConfig(
-        rounds=config.loop.rounds,
-        gate=config.loop.gate,
-        gate_scope=config.loop.gate_scope,
-        decoder=config.decoder.kind,
-        decoder_blocks=tuple(config.decoder.blocks),
-    )
-    graft_config.taps(sizes.num_layers)
-    reads_new = float(config.topology.backbone_reads_new)
-    layout = graft_layout(
-        time=time,
-        rows=rows,
-        columns=columns,
-        width=sizes.width,
-        text_length=sizes.max_text_seq_length,
-        visual_weight=config.canvas.visual_weight,
-        new=_new_regions(config),
-    )
-    module = GraftedTransformer(
-        config=sizes,
-        graft_config=graft_config,
-        layout=layout,
-        topology=graft_topology(layout, backbone_reads_new=reads_new),
-        dtype=backbone.compute_dtype,
-    )
-    canvas = config.canvas
-    return GraftModel(
-        module=module,
-        backbone=backbone,
-        time=time,
-        schedule=NoiseSchedule(),
-        deploy_fraction=config.loss.deploy_fraction,
-        weights={
-            "diffusion": canvas.visual_weight,
-            "action": canvas.action_weight,
-            "proprio": canvas.proprio_weight,
-            "reward": canvas.reward_weight,
-        },
-        clean_timestep=config.loss.clean_timestep,
-    )
-
-
-def _new_regions(config: ml_collections.ConfigDict) -> NewRegions:
-    canvas = config.canvas
-    reads_new = config.topology.backbone_reads_new > 0
-    return NewRegions(
-        actions=config.decoder.kind in CELL_DECODERS or reads_new,
-        proprio=canvas.proprio,
-        reward=canvas.reward,
-        thought_cells=canvas.thought_cells,
-        thought_period=canvas.thought_period,
-        action_weight=canvas.action_weight,
-        proprio_weight=canvas.proprio_weight,
-        reward_weight=canvas.reward_weight,
-    )
-
-
-def graft_task(model: GraftModel, *, freeze: str, batch_spec: Mapping[str, ArraySpec]) -> Task:
-    """The trainer's view of the model.
-
-    Args:
-        model: from `graft_model`.
-        freeze: freeze policy.
-        batch_spec: of a global batch.
-
-    Raises:
-        ValueError: no such policy, or the data's text does not fit the backbone.
-    """
-    sizes = model.backbone.transformer_config
-    expected = sizes.max_text_seq_length, sizes.text_embed_dim
-    if batch_spec["text"].shape[1:] != expected:
-        raise ValueError(
-            f"data.text gives embeddings of shape {batch_spec['text'].shape[1:]}, the backbone "
-            f"expects {expected}"
-        )
-    return Task(
-        init=lambda rng: model.init(rng, batch_spec),
-        loss=model.loss,
-        trainable=trainable_patterns(freeze),
-        batch_spec=batch_spec,
-        pretrained=model.backbone.pretrained,
-        no_decay=NO_DECAY,
-        frozen_dtype=model.backbone.frozen_dtype,
-    )

@@ -114,7 +114,14 @@ def run(
             Progress(start, steps) as progress,
         ):
             pause = _Pause(
-                config, curriculum, checkpoints, log, progress, batches, frozen, evaluate
+                config=config,
+                curriculum=curriculum,
+                checkpoints=checkpoints,
+                log=log,
+                progress=progress,
+                batches=batches,
+                frozen=frozen,
+                evaluate=evaluate,
             )
             metrics: Metrics = {}
             for step in range(start, steps + 1):
@@ -138,6 +145,7 @@ class _Pause:
 
     def __init__(
         self,
+        *,
         config: ConfigDict,
         curriculum: Curriculum,
         checkpoints: Checkpoints,

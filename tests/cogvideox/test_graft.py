@@ -382,7 +382,13 @@ def test_names_that_do_not_exist_are_refused():
 
 @pytest.mark.parametrize(
     "blocks, message",
-    [((3,), "expected -3..2"), ((), "at least one block"), ((0, -3), "each once")],
+    [
+        ((3,), "expected -3..2"),
+        ((), "at least one block"),
+        ((0, -3), "each once"),
+        ((0.5,), "whole numbers"),
+        (("a",), "whole numbers"),
+    ],
 )
 def test_blocks_that_do_not_fit_are_refused(blocks, message):
     config = GraftConfig(rounds=1, decoder="cross_attention", decoder_blocks=blocks)
@@ -397,6 +403,7 @@ def test_blocks_that_do_not_fit_are_refused(blocks, message):
         ({"proprio_weight": 1.0}, "canvas.proprio_weight = 1.0 without a region"),
         ({"thought_cells": 2, "thought_period": 5}, r"thought_period = 5: expected 1..4"),
         ({"thought_cells": 2, "thought_period": 0}, r"thought_period = 0: expected 1..4"),
+        ({"thought_period": 9}, r"thought_period = 9: expected 1..4"),
     ],
 )
 def test_regions_that_do_not_fit_are_refused(values, message):
@@ -404,9 +411,22 @@ def test_regions_that_do_not_fit_are_refused(values, message):
         make_graft(regions=values)
 
 
-def test_data_that_does_not_fit_the_regions_is_refused():
+def test_blocks_of_a_decoder_that_reads_none_are_refused():
+    with pytest.raises(ValueError, match="decoder.blocks = .* with decoder.kind = 'tokens'"):
+        GraftConfig(rounds=1, decoder="tokens", decoder_blocks=(0,))
+
+
+def test_inputs_that_do_not_fit_the_regions_are_refused():
     model = make_graft(regions=ALL_REGIONS)
     inputs = make_inputs(model)
-    del inputs["data"]["observed_reward"]
+
+    def init(**changes):
+        return jax.eval_shape(
+            lambda rng: model.init(rng, **{**inputs, **changes}, rounds=1), jax.random.key(0)
+        )
+
+    data = {name: x for name, x in inputs["data"].items() if name != "observed_reward"}
     with pytest.raises(ValueError, match="expected it for .*observed_reward"):
-        model.init(jax.random.key(0), **inputs, rounds=1)
+        init(data=data)
+    with pytest.raises(ValueError, match="'tokens' with action_timesteps"):
+        init(action_timesteps=jnp.zeros(2, jnp.int32))

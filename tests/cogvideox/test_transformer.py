@@ -10,8 +10,10 @@ import pytest
 from flax import traverse_util
 
 from roam_jax.canvas.segments import SegmentTable
+from roam_jax.cogvideox import embedding
 from roam_jax.cogvideox import transformer as port
 from roam_jax.cogvideox.config import TransformerConfig
+from roam_jax.cogvideox.embedding import condition
 from roam_jax.cogvideox.names import target_shapes, transformer_names
 from roam_jax.cogvideox.transformer import Transformer
 from tests.cogvideox.diffusers_models import (
@@ -70,8 +72,28 @@ def test_whole_model(torch, model, params, size):
         assert relative_error(ours[row], expected[row]) <= PARITY
 
 
+def test_equal_timesteps_of_all_frames_reproduce_one_a_row(params):
+    latents, text, timesteps = inputs(3, 6, 10)
+    expected = APPLY({"params": params}, latents, text, timesteps)
+    frames = np.repeat(timesteps[:, None], 3, axis=1)
+    assert relative_error(APPLY({"params": params}, latents, text, frames), expected) <= PARITY
+    frames[0, 1] = 700
+    changed = APPLY({"params": params}, latents, text, frames)
+    assert relative_error(changed[0], expected[0]) > 1e-3
+    assert relative_error(changed[1:], expected[1:]) <= PARITY
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_another_number_of_timesteps_than_of_frames_is_refused(count):
+    """What a call without run-time type checks would meet."""
+    embed, cells = embedding.TimeEmbedding(TINY), np.repeat(np.arange(3), 2)
+    message = rf"timesteps have shape \(3, {count}\), expected \(batch,\), or \(batch, 3\)"
+    with pytest.raises(ValueError, match=message):
+        condition(embed, jnp.zeros((3, count), jnp.int32), cells)
+
+
 def test_patches_and_positions(torch, model, params):
-    module = port.PatchEmbed(TINY)
+    module = embedding.PatchEmbed(TINY)
     for size in [(3, 6, 10), (2, 4, 8)]:
         latents, text, _ = inputs(*size)
         with torch.no_grad():
@@ -91,7 +113,7 @@ def test_positions_equal_diffusers(torch, scales):
         TINY, spatial_interpolation_scale=spatial, temporal_interpolation_scale=temporal
     )
     expected = get_3d_sincos_pos_embed(48, (7, 3), 4, spatial, temporal).numpy()
-    time, rows, columns = port.position_tables(config, frames=4, height=3, width=7)
+    time, rows, columns = embedding.position_tables(config, frames=4, height=3, width=7)
     shape = (4, 3, 7)
     parts = time[:, None, None], columns[None, None], rows[None, :, None]
     ours = np.concatenate([np.broadcast_to(x, (*shape, x.shape[-1])) for x in parts], axis=-1)
@@ -103,7 +125,7 @@ def test_time_embedding(torch, model, params):
     with torch.no_grad():
         waves = model.time_proj(torch.tensor(timesteps))
         expected = model.time_embedding(waves).numpy()
-    module, variables = port.TimeEmbedding(TINY), {"params": params["time_embedding"]}
+    module, variables = embedding.TimeEmbedding(TINY), {"params": params["time_embedding"]}
     ours = module.apply(variables, jnp.array(timesteps))
     for row in range(len(timesteps)):
         assert relative_error(ours[row], expected[row]) <= PARITY
@@ -114,7 +136,7 @@ def test_time_embedding(torch, model, params):
 def test_timestep_frequencies_at_2b_width():
     """Correctly rounded, against the exact power of ten thousand."""
     exact = 10000.0 ** -(np.arange(960) / 960)
-    ours = port.timestep_frequencies(1920)
+    ours = embedding.timestep_frequencies(1920)
     # The exponent is rounded to float32 first, as in diffusers: half an ulp of up to 9.2.
     np.testing.assert_allclose(ours, exact, rtol=1e-6)
     assert ours[0] == 1

@@ -253,8 +253,8 @@ def test_round_counts_that_were_not_trained_are_refused():
 @pytest.mark.parametrize(
     ("gate", "gate_scope", "message"),
     [
-        ("identty", "round", "loop.gate = 'identty': expected one of .*; did you mean identity?"),
-        ("sigmoid", "tokens", "loop.gate_scope = 'tokens': expected .*; did you mean token?"),
+        ("identty", "round", "loop.gate = 'identty': expected one of .*; did you mean 'identity'"),
+        ("sigmoid", "tokens", "loop.gate_scope = 'tokens': expected .*; did you mean 'token'"),
         ("off", "token", "loop.gate_scope = 'token' with loop.gate = 'off': there is no gate"),
     ],
 )

@@ -21,7 +21,7 @@ def test_the_full_config_says_all_that_it_needs(robot_config):
         ("data", "image_size", 60, "data.image_size = 60: expected a multiple of 8"),
         ("data", "camera", "image_7", "image_7"),
         ("loop", "rounds", 0, "loop.rounds = 0: expected at least 1"),
-        ("loop", "gate_scope", "tokens", "loop.gate_scope = 'tokens'.*did you mean token"),
+        ("loop", "gate_scope", "tokens", "loop.gate_scope = 'tokens'.*did you mean 'token'"),
         ("decoder", "kind", "pool", "decoder.kind = 'pool'"),
         ("canvas", "thought_cells", -1, "canvas.thought_cells = -1"),
         ("canvas", "reward_weight", 1.0, "canvas.reward_weight = 1.0 without a region"),

@@ -11,7 +11,7 @@ from roam_jax.cogvideox.graft_config import trainable_patterns
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import ArraySpec, TimeSpec
 from roam_jax.tasks.backbone import Backbone
-from roam_jax.tasks.graft import SHARDING_RULES, graft_model
+from roam_jax.tasks.graft_task import SHARDING_RULES, graft_model
 from roam_jax.train import names
 from roam_jax.train.sharding import match_rules
 

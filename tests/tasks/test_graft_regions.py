@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from roam_jax.cogvideox.graft_canvas import PAST
 from roam_jax.diffusion.sampler import ddim_step, next_timesteps, trailing_timesteps
 from roam_jax.tasks.build import build
 from roam_jax.tasks.graft import NoisedActions
+from roam_jax.train import names
+from roam_jax.train.state import partition
 from tests.tasks.models import first_batch, make_params
 
 STEPS = 3
@@ -49,9 +52,19 @@ def deploy(model, params):
     return jax.jit(predict)
 
 
-@pytest.mark.parametrize("decoder", ["tokens", "tokens_diffused", "cross_attention"])
-def test_no_region_sees_the_future(all_regions, decoder):
+@pytest.mark.parametrize(
+    "decoder, reads_new",
+    [
+        ("tokens", 0.0),
+        ("tokens_diffused", 0.0),
+        ("cross_attention", 0.0),
+        ("pooled", 0.1),
+        ("per_frame", 0.0),
+    ],
+)
+def test_no_region_sees_the_future(all_regions, decoder, reads_new):
     all_regions.decoder.kind = decoder
+    all_regions.topology.backbone_reads_new = reads_new
     experiment = build(all_regions)
     params, batch = make_params(experiment), first_batch(experiment, encoded=True)
     model, now = experiment.model, experiment.time.t_current
@@ -65,8 +78,8 @@ def test_no_region_sees_the_future(all_regions, decoder):
     for name in ("actions", "proprio", "reward", "noisy"):
         np.testing.assert_array_equal(changed[name], base[name], err_msg=name)
     for name in ("observed_proprio", "observed_reward", "past_actions"):
-        if name == "past_actions" and decoder == "cross_attention":
-            continue  # it has no action cells
+        if name == "past_actions" and PAST not in model.module.layout.regions:
+            continue
         moved = predict({**batch, name: batch[name] + 1})
         assert np.abs(moved["proprio"] - base["proprio"]).max() > 1e-6, name
 
@@ -122,6 +135,41 @@ def test_observed_frames_can_have_a_clean_timestep_of_their_own(all_regions):
         build(all_regions)
 
 
+def test_only_kernels_decay(all_regions):
+    all_regions.decoder.kind = "cross_attention"
+    all_regions.loop.gate_scope = "token"
+    task = build(all_regions).task
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    trained = names.flatten(partition(shapes, task.trainable)[0])
+    decayed = {name for name in trained if not names.matches(name, task.no_decay)}
+    assert decayed == {name for name in trained if name.endswith("/kernel")}
+    assert "blocks/loop/token" in trained and "graft/thought/query" in trained
+
+
+def test_new_regions_that_nothing_reads_are_refused(all_regions):
+    all_regions.decoder.kind = "pooled"
+    all_regions.canvas.proprio_weight = all_regions.canvas.reward_weight = 0.0
+    with pytest.raises(ValueError, match="nothing reads the new regions: decoder.kind = 'pooled'"):
+        build(all_regions)
+
+
+@pytest.mark.parametrize(
+    "section, key, value",
+    [
+        ("canvas", "action_weight", -1.0),
+        ("canvas", "visual_weight", float("nan")),
+        ("canvas", "reward_weight", float("inf")),
+        ("topology", "backbone_reads_new", -0.1),
+        ("loss", "deploy_fraction", 1.5),
+    ],
+)
+def test_weights_out_of_range_are_refused_by_their_key(all_regions, section, key, value):
+    all_regions.decoder.kind = "pooled"
+    all_regions[section][key] = value
+    with pytest.raises(ValueError, match=rf"{section}\.{key} = {value}: expected"):
+        build(all_regions)
+
+
 def test_diffused_actions_learn_their_velocity(robot_config):
     robot_config.decoder.kind = "tokens_diffused"
     experiment = build(robot_config)
@@ -129,10 +177,10 @@ def test_diffused_actions_learn_their_velocity(robot_config):
     model, rng = experiment.model, jax.random.key(5)
     _, metrics = jax.jit(model.loss, static_argnames="rounds")(params, batch, rng, rounds=1)
 
-    time_rng, noise_rng, _ = jax.random.split(rng, 3)
+    time_rng, noise_rng, _, action_rng = jax.random.split(rng, 4)
     timesteps = jax.random.randint(time_rng, (4,), 0, 1000).at[:2].set(999)
     shape = (4, experiment.time.latents, *model.backbone.latent_shape)
-    time_rng, action_rng = jax.random.split(jax.random.fold_in(rng, 0))
+    time_rng, action_rng = jax.random.split(action_rng)
     levels = jax.random.randint(time_rng, (4,), 0, 1000)
     chunk = batch["action_chunk"]
     noise = np.asarray(jax.random.normal(action_rng, chunk.shape))

@@ -1,0 +1,143 @@
+"""From a config to a grafted model, and to the trainer's view of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import ml_collections
+from jax.sharding import PartitionSpec
+
+from roam_jax.cogvideox.config import TransformerConfig
+from roam_jax.cogvideox.graft import GraftedTransformer
+from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout, graft_topology
+from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig, trainable_patterns
+from roam_jax.contracts import ArraySpec, Task, TimeSpec
+from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.tasks.backbone import Backbone
+from roam_jax.tasks.graft import GraftModel
+from roam_jax.train.sharding import shard_largest
+
+# Stacked over depth, gates, biases and norms are matrices, so they are named.
+NO_DECAY = (r"^blocks/loop/", r"/(bias|scale|query|modality)$")
+SHARDING_RULES = (
+    (r"^(graft|vae)/", PartitionSpec()),
+    (r"^blocks/loop/", PartitionSpec()),
+    (r"/kernel$", shard_largest),
+    (r"/(bias|scale)$", PartitionSpec()),
+)
+
+
+def graft_model(
+    config: ml_collections.ConfigDict, *, backbone: Backbone, time: TimeSpec
+) -> GraftModel:
+    """Builds the grafted model that a config describes, without allocating parameters.
+
+    Raises:
+        ValueError: a value of the config is out of range or names nothing.
+    """
+    sizes: TransformerConfig = backbone.transformer_config
+    rows, columns = (side // sizes.patch_size for side in backbone.latent_shape[1:])
+    graft_config = GraftConfig(
+        rounds=config.loop.rounds,
+        gate=config.loop.gate,
+        gate_scope=config.loop.gate_scope,
+        decoder=config.decoder.kind,
+        decoder_blocks=tuple(config.decoder.blocks),
+    )
+    graft_config.taps(sizes.num_layers)
+    new = _new_regions(config)
+    layout = graft_layout(
+        time=time,
+        rows=rows,
+        columns=columns,
+        width=sizes.width,
+        text_length=sizes.max_text_seq_length,
+        visual_weight=config.canvas.visual_weight,
+        new=new,
+    )
+    module = GraftedTransformer(
+        config=sizes,
+        graft_config=graft_config,
+        layout=layout,
+        topology=graft_topology(
+            layout, backbone_reads_new=float(config.topology.backbone_reads_new)
+        ),
+        dtype=backbone.compute_dtype,
+    )
+    canvas = config.canvas
+    return GraftModel(
+        module=module,
+        backbone=backbone,
+        time=time,
+        schedule=NoiseSchedule(),
+        deploy_fraction=config.loss.deploy_fraction,
+        weights={
+            "diffusion": canvas.visual_weight,
+            "action": canvas.action_weight,
+            "proprio": canvas.proprio_weight,
+            "reward": canvas.reward_weight,
+        },
+        clean_timestep=config.loss.clean_timestep,
+    )
+
+
+def _new_regions(config: ml_collections.ConfigDict) -> NewRegions:
+    canvas, reads_new = config.canvas, config.topology.backbone_reads_new
+    weights = {
+        "topology.backbone_reads_new": reads_new,
+        "canvas.visual_weight": canvas.visual_weight,
+        "canvas.action_weight": canvas.action_weight,
+        "canvas.proprio_weight": canvas.proprio_weight,
+        "canvas.reward_weight": canvas.reward_weight,
+    }
+    for key, value in weights.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{key} = {value}: expected a finite number of at least 0")
+    new = NewRegions(
+        actions=config.decoder.kind in CELL_DECODERS or reads_new > 0,
+        proprio=canvas.proprio,
+        reward=canvas.reward,
+        thought_cells=canvas.thought_cells,
+        thought_period=canvas.thought_period,
+        action_weight=canvas.action_weight,
+        proprio_weight=canvas.proprio_weight,
+        reward_weight=canvas.reward_weight,
+    )
+    unread = new.proprio or new.reward or new.thought_cells
+    if unread and not (new.actions or new.proprio_weight or new.reward_weight):
+        raise ValueError(
+            f"nothing reads the new regions: decoder.kind = {config.decoder.kind!r} reads the "
+            "video alone; expected topology.backbone_reads_new > 0, a decoder that reads cells "
+            f"({', '.join(CELL_DECODERS)}), or canvas.proprio_weight or canvas.reward_weight > 0"
+        )
+    return new
+
+
+def graft_task(model: GraftModel, *, freeze: str, batch_spec: Mapping[str, ArraySpec]) -> Task:
+    """The trainer's view of the model.
+
+    Args:
+        model: from `graft_model`.
+        freeze: freeze policy.
+        batch_spec: of a global batch.
+
+    Raises:
+        ValueError: no such policy, or the data's text does not fit the backbone.
+    """
+    sizes = model.backbone.transformer_config
+    expected = sizes.max_text_seq_length, sizes.text_embed_dim
+    if batch_spec["text"].shape[1:] != expected:
+        raise ValueError(
+            f"data.text gives embeddings of shape {batch_spec['text'].shape[1:]}, the backbone "
+            f"expects {expected}"
+        )
+    return Task(
+        init=lambda rng: model.init(rng, batch_spec),
+        loss=model.loss,
+        trainable=trainable_patterns(freeze),
+        batch_spec=batch_spec,
+        pretrained=model.backbone.pretrained,
+        no_decay=NO_DECAY,
+        frozen_dtype=model.backbone.frozen_dtype,
+    )
