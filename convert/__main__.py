@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "--bound",
         type=float,
         metavar="ERROR",
-        help="relative L2 error that a module may have (default: 5e-6 in the transformer, 1e-5 in "
+        help="relative L2 error that a module may have (default: 1e-5 in the transformer, 3e-5 in "
         "the VAE); stored tensors must be equal",
     )
     add.set_defaults(run=_verify)
