@@ -3,7 +3,7 @@
 Between rounds the block sees a round embedding, and a gate decides how far the state moves: one
 number a round, or one for each token. Depth is scanned outside with parameters stacked on axis 0;
 rounds are scanned here with the block's parameters broadcast, only the round's rows scanned, and
-rematerialisation inside the scan, so that memory hardly grows with the number of rounds.
+rematerialisation inside the scan: a round keeps its state and the arrays that the block names.
 
 Source: looped attention of ROAM / canvas-engineering (`looped_block.py`), whose rule is the gate
 `sigmoid` with one number a round; `identity` keeps a pretrained block's function at initialisation.
