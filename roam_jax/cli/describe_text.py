@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from roam_jax.contracts import ArraySpec
-from roam_jax.viz.topology import offset_label
+from roam_jax.viz.edges import offset_label
 
 WIDTH = 100
 MIB = 2**20

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -16,6 +18,8 @@ INK, FAINT = "#22252b", "#9aa0a6"
 OBSERVED, PREDICTED = "#1b7f5f", "#d1495b"
 # Series that are told apart by the colour-blind too (Okabe & Ito 2008).
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
+# Inches: what stands beside the text of a legend's entry, and one of its lines.
+LEGEND_HANDLE, LEGEND_LINE = 0.6, 0.18
 STYLE = {
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
@@ -31,18 +35,50 @@ STYLE = {
 
 
 @contextlib.contextmanager
-def picture(path: pathlib.Path, *, width: float, height: float) -> Iterator[Figure]:
+def picture(
+    path: pathlib.Path, *, width: float, height: float, layout: str = "constrained"
+) -> Iterator[Figure]:
     """A figure to draw on, saved as PNG at the end; an older file stays until the new is whole.
 
     Args:
         path: where to; its folder is made.
         width, height: in inches.
+        layout: matplotlib's; "none" where everything is placed by hand.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=layout)
         FigureCanvasAgg(figure)
         yield figure
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         figure.savefig(partial, format="png", dpi=DPI)
         partial.replace(path)
+
+
+def text_size(text: str, *, points: float = STYLE["font.size"]) -> tuple[float, float]:
+    """Width and height of a text in inches; lines are parted by newlines."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(dpi=DPI)
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        box = figure.text(0, 0, text, fontsize=points).get_window_extent(renderer)
+    return box.width / DPI, box.height / DPI
+
+
+def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place of the figure in inches."""
+    whole_width, whole_height = figure.get_size_inches()
+    return figure.add_axes(
+        (left / whole_width, bottom / whole_height, width / whole_width, height / whole_height)
+    )
+
+
+def legend_shape(labels: Sequence[str], *, width: float) -> tuple[int, float]:
+    """Columns, and height in inches, of a legend that fits into a width."""
+    entry = max(text_size(label)[0] for label in labels) + LEGEND_HANDLE
+    columns = min(len(labels), max(1, int(width / entry)))
+    return columns, LEGEND_LINE * (-(-len(labels) // columns) + 0.7)
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist], *, columns: int) -> None:
+    """A legend at the foot of the figure."""
+    figure.legend(handles=handles, loc="lower center", ncols=columns)

@@ -1,47 +1,44 @@
-"""Which region reads which, and when: a graph, a table, and the edges with offsets along time."""
+"""Which region reads which, and when: a graph, a table, and the edges with offsets along time.
+
+Everything is placed by hand, in inches, from the measured sizes of the texts, so that nothing is
+cut off or overlaps whatever the names and numbers of regions.
+"""
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import offset_copy
 
 from roam_jax.canvas.layout import CanvasLayout
-from roam_jax.canvas.topology import CanvasTopology, Connection
-from roam_jax.viz.canvas import region_colours
-from roam_jax.viz.figure import FAINT, INK, SERIES, picture
+from roam_jax.canvas.topology import NONE_KIND, CanvasTopology
+from roam_jax.viz.edge_graph import graph_panel
+from roam_jax.viz.edge_times import time_panel
+from roam_jax.viz.edges import GAP, TITLE, TITLE_POINTS, DrawnEdge, Panel, drawn_edges, is_plain
+from roam_jax.viz.figure import (
+    FAINT,
+    INK,
+    add_axes,
+    add_legend,
+    legend_shape,
+    picture,
+    text_size,
+)
 
-PLAIN = "all frames"
-# Points between two self edges of a node, and ways of reading in a row of the legend.
-LOOP, WAYS_IN_A_ROW = 7, 5
+# Inches: the smallest cell of the table, the smallest table, and the largest whose names above may
+# lie.
+CELL, SMALL_TABLE, LARGE_TABLE = 0.45, 2.4, 4.0
+CELL_POINTS = 6.0
 SHARE_COLOURS = LinearSegmentedColormap.from_list("share", ["white", "#a8c8e4"])
 
 
-def offset_label(t_src: int | None, t_dst: int | None) -> str:
-    """When an edge reads, in words: "t reads t-1", or "all frames"."""
-    if t_src is None and t_dst is None:
-        return PLAIN
-    reader, read = ("all" if t is None else f"t{t:+}" if t else "t" for t in (t_src, t_dst))
-    return f"{reader} reads {read}"
-
-
-def edge_label(edge: Connection) -> str:
-    """Offsets, fill and weight, as far as there is something to say."""
-    parts = [offset_label(edge.t_src, edge.t_dst)]
-    if edge.t_dst is not None:
-        parts.append(edge.temporal_fill.value)
-    if edge.weight != 1:
-        parts.append(f"weight {edge.weight:g}")
-    return ", ".join(parts)
-
-
 def draw_topology(path: pathlib.Path, layout: CanvasLayout, topology: CanvasTopology) -> None:
-    """Arrows lead from the region that reads to the one that is read.
+    """Arrows lead from the region that reads to the one that is read; disabled edges are dashed.
 
     Left a graph, its nodes sized by cells; right the same as a table, shaded by the share of
     query-key pairs that is allowed; below, where edges have offsets, what one frame of each region
@@ -52,134 +49,85 @@ def draw_topology(path: pathlib.Path, layout: CanvasLayout, topology: CanvasTopo
         layout: the canvas.
         topology: its edges.
     """
-    colours = _way_colours(topology)
-    count = len(layout.regions)
-    timed = [edge for edge in topology.connections if not _is_plain(edge)]
-    areas, heights = [["graph", "table"]], [max(5.0, 0.45 * count + 2.2)]
-    if timed:
-        areas, heights = [*areas, ["time", "time"]], [*heights, 0.34 * count + 0.9]
-    widths = [6.0, max(4.0, 0.45 * count + 1.6)]
-    legend_height = 0.18 * -(-len(colours) // WAYS_IN_A_ROW) + 0.2
-    with picture(path, width=sum(widths), height=sum(heights) + legend_height) as figure:
-        axes = figure.subplot_mosaic(areas, width_ratios=widths, height_ratios=heights)
-        _draw_graph(axes["graph"], layout, topology, colours)
-        _draw_table(axes["table"], layout, topology)
-        if timed:
-            _draw_time(axes["time"], layout, timed)
-        legend = [Line2D([], [], color=colour, label=way) for way, colour in colours.items()]
-        figure.legend(handles=legend, loc="outside lower center", ncols=WAYS_IN_A_ROW)
+    edges = drawn_edges(layout, topology)
+    row = [graph_panel(layout, edges), _table_panel(layout, topology, edges)]
+    width = sum(panel.width for panel in row)
+    rows = [row]
+    if timed := [drawn for drawn in edges if not is_plain(drawn.edge)]:
+        rows.append([time_panel(layout, timed, width=width)])
+    ways = {drawn.label: drawn for drawn in edges}
+    columns, legend_height = legend_shape(list(ways), width=width) if ways else (1, GAP)
+    heights = [TITLE + max(panel.height for panel in row) for row in rows]
+    with picture(path, width=width, height=sum(heights) + legend_height, layout="none") as figure:
+        for row, top in zip(rows, _tops(heights, legend_height), strict=True):
+            for panel, left in zip(row, (0.0, row[0].width), strict=False):
+                middle = left + panel.width / 2
+                figure.text(
+                    middle, top - TITLE / 2, panel.title, ha="center", va="center",
+                    fontsize=TITLE_POINTS, transform=figure.dpi_scale_trans,
+                )  # fmt: skip
+                spare = max(other.height for other in row) - panel.height
+                panel.draw(figure, left, top - TITLE - spare / 2 - panel.height)
+        handles = [
+            Line2D([], [], color=drawn.colour, linestyle=drawn.look["linestyle"], label=label)
+            for label, drawn in ways.items()
+        ]
+        add_legend(figure, handles, columns=columns)
 
 
-def _is_plain(edge: Connection) -> bool:
-    return edge.t_src is None and edge.t_dst is None
+def _tops(heights: Sequence[float], foot: float) -> list[float]:
+    """Upper edges of rows that stand on a foot."""
+    return [foot + sum(heights[number:]) for number in range(len(heights))]
 
 
-def _way_colours(topology: CanvasTopology) -> dict[str, str]:
-    """A colour for each way of reading; faint for the plain one."""
-    ways = list(dict.fromkeys(edge_label(edge) for edge in topology.connections))
-    special = [way for way in ways if way != PLAIN]
-    colours = {way: SERIES[i % len(SERIES)] for i, way in enumerate(special)}
-    return {way: colours.get(way, FAINT) for way in ways}
-
-
-def _draw_graph(axes: Axes, layout: CanvasLayout, topology: CanvasTopology, colours) -> None:
+def _table_panel(
+    layout: CanvasLayout, topology: CanvasTopology, edges: Sequence[DrawnEdge]
+) -> Panel:
+    """Cells that hold their texts; names above stand upright where they take too much room."""
     names = list(layout.regions)
-    angles = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
-    places = dict(zip(names, np.c_[np.cos(angles), np.sin(angles)], strict=True))
-    cells = {name: layout.region_numel(name) for name in names}
-    largest = np.log1p(max(cells.values()))
-    radius = {name: 5 + 13 * np.log1p(n) / largest for name, n in cells.items()}  # points
-    loops = dict.fromkeys(names, 0)
-    for edge, bend, style in _arrows(topology):
-        look = {"arrowstyle": style, "color": colours[edge_label(edge)], "mutation_scale": 8}
-        if edge.src == edge.dst:
-            loops[edge.src] += 1
-            _draw_loop(axes, places[edge.src], radius[edge.src], loops[edge.src], look)
-            continue
-        axes.annotate(
-            "",
-            xy=places[edge.dst],
-            xytext=places[edge.src],
-            zorder=1,
-            arrowprops={
-                **look,
-                "connectionstyle": f"arc3,rad={bend}",
-                "shrinkA": radius[edge.src] + 1,
-                "shrinkB": radius[edge.dst] + 1,
-            },
-        )
-    for name, colour in region_colours(layout).items():
-        x, y = places[name]
-        axes.plot(x, y, "o", markersize=2 * radius[name], color=colour, markeredgecolor="white")
-        away = radius[name] + 6 + LOOP * loops[name]
-        axes.annotate(
-            f"{name}\n{cells[name]:,}",
-            (x, y),
-            (x * (away + 4), y * (away + 9)),
-            textcoords="offset points",
-            ha="center" if abs(x) < 0.2 else "left" if x > 0 else "right",
-            va="center",
-        )
-    axes.set_xlim(-1.65, 1.65)
-    axes.set_ylim(-1.5, 1.5)
-    axes.set_aspect("equal")
-    axes.set_axis_off()
-    axes.set_title("arrows: from the reader to what it reads; numbers: cells")
-
-
-def _arrows(topology: CanvasTopology) -> Iterator[tuple[Connection, float, str]]:
-    """(edge, bend, arrow style): edges of one pair bend apart, plain mutual ones are drawn once."""
-    drawn: dict[tuple[str, str], int] = {}
-    plain = {(edge.src, edge.dst) for edge in topology.connections if edge_label(edge) == PLAIN}
-    for edge in topology.connections:
-        pair = edge.src, edge.dst
-        mutual = edge_label(edge) == PLAIN and pair[::-1] in plain and edge.src != edge.dst
-        if mutual and edge.src > edge.dst:
-            continue
-        number = drawn.get(pair, 0)
-        drawn[pair] = number + 1
-        yield edge, 0.0 if mutual else 0.14 * (number + 1), "<|-|>" if mutual else "-|>"
-
-
-def _draw_loop(axes: Axes, place: np.ndarray, radius: float, number: int, look: dict) -> None:
-    """A self edge: a loop on the outer side of its node, further out the higher its number."""
-    outward = np.arctan2(place[1], place[0])
-    ends = [
-        offset_copy(
-            axes.transData,
-            axes.figure,
-            x=(radius + 1) * np.cos(outward + turn),
-            y=(radius + 1) * np.sin(outward + turn),
-            units="points",
-        )
-        for turn in (-0.6, 0.6)
-    ]
-    reach = LOOP * (number + 0.5) / (radius * np.sin(0.6))
-    axes.annotate(
-        "",
-        xy=place,
-        xycoords=ends[1],
-        xytext=place,
-        textcoords=ends[0],
-        arrowprops={
-            **look,
-            "connectionstyle": f"arc3,rad={reach}",
-            "shrinkA": 0,
-            "shrinkB": 0,
-        },
+    lines: dict[tuple[int, int], list[str]] = {}
+    for drawn in edges:
+        cell = names.index(drawn.edge.src), names.index(drawn.edge.dst)
+        lines.setdefault(cell, []).append(_short_label(drawn))
+    texts = {cell: "\n".join(dict.fromkeys(some)) for cell, some in lines.items()}
+    held = [max(text_size(text, points=CELL_POINTS)) for text in texts.values()]
+    longest = max(text_size(name)[0] for name in names)
+    lying = longest + 0.1
+    turned = lying * len(names) > LARGE_TABLE
+    cell = max(
+        CELL,
+        SMALL_TABLE / len(names),
+        0.0 if turned else lying,
+        *(size + 0.1 for size in held),
     )
+    side, above = cell * len(names), (longest if turned else text_size("X")[1]) + 0.1
+    title = "row reads column; shade: share of the pairs that is allowed"
+    width = longest + 0.1 + side
+    panel_width = max(width, text_size(title, points=TITLE_POINTS)[0]) + 2 * GAP
+
+    def draw(figure: Figure, left: float, bottom: float) -> None:
+        left += (panel_width - width) / 2 + longest + 0.1
+        axes = add_axes(figure, left, bottom + GAP, side, side)
+        _draw_table(axes, _shares(layout, topology), texts)
+        axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90 if turned else 0)
+        axes.set_yticks(np.arange(len(names)) + 0.5, names)
+
+    return Panel(title, panel_width, side + above + GAP, draw)
 
 
-def _draw_table(axes: Axes, layout: CanvasLayout, topology: CanvasTopology) -> None:
-    names = list(layout.regions)
+def _shares(layout: CanvasLayout, topology: CanvasTopology) -> np.ndarray:
+    """(regions, regions) share of the pairs of a reader's and a read region's cells."""
     table, _ = topology.segment_table(layout)
-    owner = [i for i, name in enumerate(names) for _ in layout.regions[name].frames]
+    owner = [i for i, spec in enumerate(layout.regions.values()) for _ in spec.frames]
     sizes = np.bincount(table.segments, minlength=len(table.log_weight))
-    member = np.eye(len(names))[owner] * sizes[:, None]
-    pairs = member.T @ np.isfinite(table.log_weight) @ member
+    member = np.eye(len(layout.regions))[owner] * sizes[:, None]
     cells = member.sum(axis=0)
+    return member.T @ np.isfinite(table.log_weight) @ member / np.outer(cells, cells)
+
+
+def _draw_table(axes: Axes, shares: np.ndarray, texts: dict[tuple[int, int], str]) -> None:
     axes.pcolormesh(
-        pairs / np.outer(cells, cells),
+        shares,
         cmap=SHARE_COLOURS,
         vmin=0,
         vmax=1,
@@ -187,73 +135,25 @@ def _draw_table(axes: Axes, layout: CanvasLayout, topology: CanvasTopology) -> N
         linewidth=0.4,
         clip_on=False,
     )
-    labels: dict[tuple[int, int], list[str]] = {}
-    for edge in topology.connections:
-        cell = names.index(edge.src), names.index(edge.dst)
-        labels.setdefault(cell, []).append(_short_label(edge))
-    for (row, column), lines in labels.items():
-        text = "\n".join(dict.fromkeys(lines))
-        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=6, color=INK)
-    axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=40, ha="left")
-    axes.set_yticks(np.arange(len(names)) + 0.5, names)
+    for (row, column), text in texts.items():
+        axes.text(
+            column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=CELL_POINTS,
+            color=INK,
+        )  # fmt: skip
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.invert_yaxis()
-    axes.set_aspect("equal")
-    axes.set_xlabel("row reads column; shade: share of the pairs that is allowed")
 
 
-def _short_label(edge: Connection) -> str:
-    """For a cell of the table: "all", "t-1", "all x 0.1"."""
-    if _is_plain(edge):
+def _short_label(drawn: DrawnEdge) -> str:
+    """For a cell of the table: "all", "t-1", "all x 0.1", "none"."""
+    edge = drawn.edge
+    if is_plain(edge):
         when = "all"
     else:
         shift = None if edge.t_dst is None else edge.t_dst - (edge.t_src or 0)
         when = "t, all" if shift is None else "t" if shift == 0 else f"t{shift:+}"
+    if not drawn.runs:
+        return f"{when}: {NONE_KIND}"
     return when if edge.weight == 1 else f"{when}\nx {edge.weight:g}"
-
-
-def _draw_time(axes: Axes, layout: CanvasLayout, edges: list[Connection]) -> None:
-    rows = {name: row for row, name in enumerate(layout.regions)}
-    colours = region_colours(layout)
-    for name, spec in layout.regions.items():
-        frames = [t * spec.period for t in spec.frames]
-        axes.plot(frames, [rows[name]] * len(frames), "o", markersize=6, color=colours[name])
-    for edge in edges:
-        for start, end in _reads(edge, layout):
-            row = rows[edge.src]
-            axes.plot(start, row, "o", markersize=10, markerfacecolor="none", color=INK)
-            bend = 0.28 / max(1, abs(end - start)) if edge.src == edge.dst else 0.1
-            arrow = {
-                "arrowstyle": "-|>",
-                "color": colours[edge.src],
-                "connectionstyle": f"arc3,rad={bend}",
-                "shrinkA": 6,
-                "shrinkB": 4,
-                "mutation_scale": 8,
-            }
-            if (edge.src, start) != (edge.dst, end):
-                axes.annotate("", (end, rows[edge.dst]), (start, row), arrowprops=arrow)
-    axes.set_yticks(list(rows.values()), list(rows))
-    axes.set_ylim(len(rows) - 0.4, -1.2)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(axis="x", color=FAINT, linewidth=0.3)
-    axes.set_xlabel("real frame")
-    axes.set_title(
-        "edges with offsets: what one frame (ringed) of each reader reads, in the reader's colour"
-    )
-
-
-def _reads(edge: Connection, layout: CanvasLayout) -> list[tuple[int, int]]:
-    """(real frame of the reader, real frame that it reads), for the middle one of its readers."""
-    segments = [(name, t) for name, spec in layout.regions.items() for t in spec.frames]
-    allowed = np.isfinite(CanvasTopology((edge,)).segment_table(layout)[0].log_weight)
-    pairs = [(segments[i][1], segments[j][1]) for i, j in np.argwhere(allowed)]
-    readers = sorted({reader for reader, _ in pairs})
-    src, dst = layout.regions[edge.src], layout.regions[edge.dst]
-    return [
-        (reader * src.period, read * dst.period)
-        for reader, read in pairs
-        if reader == readers[(len(readers) - 1) // 2]
-    ]
