@@ -171,8 +171,12 @@ def test_a_schema_that_canvas_engineering_would_read_otherwise_needs_lossy(tmp_p
 
 def test_the_page_does_what_it_says(tmp_path, monkeypatch):
     page = pathlib.Path(__file__).parents[2] / "docs" / "canvas.md"
-    theirs, ours = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)[-2:]
+    declared, pictures, theirs, ours = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
     monkeypatch.chdir(tmp_path)
+    exec(compile(declared + pictures, page.name, "exec"), {})
+    for picture in tmp_path.glob("*.png"):
+        assert (page.parent / "images" / picture.name).is_file()
+    assert len(list(tmp_path.glob("*.png"))) == 2
     exec(compile(theirs, page.name, "exec"), {})
     before = pathlib.Path("robot.json").read_bytes()
     names: dict = {}
