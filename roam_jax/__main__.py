@@ -14,7 +14,7 @@ VERBS = {"describe": "what a config builds and costs, before it runs"}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Hands the rest of the command line to a verb.
+    """Hands the rest of the command line to a verb; lists the verbs where there is none.
 
     Raises:
         ValueError: no such verb.
@@ -28,8 +28,11 @@ def main(argv: Sequence[str]) -> None:
         "--config configs/bridge_3loop.py:tiny",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("verb", metavar="VERB")
+    parser.add_argument("verb", metavar="VERB", nargs="?")
     options = parser.parse_args(argv[:1])
+    if options.verb is None:
+        parser.print_help()
+        return
     if options.verb not in VERBS:
         raise ValueError(f"no verb {options.verb!r}: {did_you_mean(options.verb, VERBS)}")
     importlib.import_module(f"roam_jax.cli.{options.verb}").main(argv[1:])

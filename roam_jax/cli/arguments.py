@@ -7,6 +7,7 @@ overrides are applied, so a key that does not exist is refused with the nearest 
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.util
 import inspect
 import logging as std_logging
@@ -22,7 +23,15 @@ from roam_jax.spelling import nearest
 
 PREFIX = "--config."
 # What a user can mend; anything else is a defect and shows its traceback.
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, PermissionError)
+USER_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+    FloatingPointError,
+)
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
@@ -68,14 +77,14 @@ def load_config(name: str) -> ml_collections.ConfigDict:
     """The config of FILE[:VARIANT], unlocked.
 
     Raises:
-        FileNotFoundError: no such file; names the nearest one.
+        FileNotFoundError: no such file; names one that is spelt much like it.
         ValueError: the file has no such variant.
     """
     file, _, variant = name.partition(":")
     path = pathlib.Path(file)
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
-        hint = f"; did you mean {path.parent / near}?" if near else ""
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise FileNotFoundError(f"--config {name}: no file {file}{hint}")
     root = str(path.resolve().parent.parent)
     if root not in sys.path:

@@ -45,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     from roam_jax.tasks.sketch import sketch
 
     plan = sketch(config)
+    if options.out:
+        make_folder(options.out)  # tracing takes its time
     report = {"name": options.config, **describe(plan)}
     if options.compile:
         report["bytes"]["compiled"] = compiled_bytes(
@@ -55,14 +57,25 @@ def main(argv: Sequence[str]) -> None:
         write_report(options.out, report, plan.model)
 
 
+def make_folder(out: pathlib.Path) -> None:
+    """Makes the folder that `--out` names.
+
+    Raises:
+        ValueError: it, or one that it would lie in, is a file or may not be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out}: expected a folder; {error.strerror}") from error
+
+
 def write_report(out: pathlib.Path, report: dict, model) -> None:
-    """Writes the report as JSON and, for a model on a canvas, the pictures; prints their paths."""
+    """Writes JSON and, for a model on a canvas, pictures into a folder; prints their paths."""
     from roam_jax.files import write_atomically
     from roam_jax.tasks.graft import GraftModel
     from roam_jax.viz.canvas import draw_layout
     from roam_jax.viz.topology import draw_topology
 
-    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "describe.json", json.dumps(report, indent=2) + "\n")
     print(f"report:  {out / 'describe.json'}")
     if isinstance(model, GraftModel):

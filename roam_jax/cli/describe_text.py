@@ -34,7 +34,8 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from flop_lines(report["flops"], config)
     yield ""
-    yield from byte_lines(report["bytes"], report["backend"])
+    kept = {row["rounds"]: row["kept_bytes"] for row in report["flops"]["rounds"]}
+    yield from byte_lines(report["bytes"], report["backend"], kept=kept)
 
 
 def region_lines(canvas: Mapping[str, Any]) -> Iterator[str]:
@@ -94,7 +95,7 @@ def edge_lines(topology: Mapping[str, Any], regions: Sequence[str]) -> Iterator[
     yield f"  {'allowed in all':<70}{topology['pairs']:>14,}{topology['share']:>8.1%}"
     changes = topology["changes_to_backbone"]
     if not changes:
-        yield "  at initialisation the grafted model equals the backbone, for any number of rounds"
+        yield "  at initialisation the grafted model equals the backbone, whatever its rounds"
     else:
         yield "  at initialisation the grafted model does NOT equal the backbone:"
         for reason in changes:
@@ -151,8 +152,10 @@ def flop_lines(flops: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[
         yield f"  VAE encoding adds {encoding} a step{when}"
 
 
-def byte_lines(sizes: Mapping[str, Any], backend: str) -> Iterator[str]:
-    """Bytes of a step on each device."""
+def byte_lines(
+    sizes: Mapping[str, Any], backend: str, *, kept: Mapping[int | None, int]
+) -> Iterator[str]:
+    """Bytes of a step on each device; `kept` for the backward pass by all, by rounds."""
     mesh, device = sizes["mesh"], sizes["device"]
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
     yield f"bytes on each device of a mesh {shape} (an axis of -1 counts as 1)"
@@ -167,6 +170,12 @@ def byte_lines(sizes: Mapping[str, Any], backend: str) -> Iterator[str]:
     for name, about in meaning.items():
         yield f"  {about:<48}{device[name] / MIB:>12,.1f} MiB"
     yield f"  {'together':<48}{sum(device.values()) / MIB:>12,.1f} MiB"
+    if len(kept) > 1:
+        devices = math.prod(mesh.values())
+        by_rounds = "; ".join(f"{r}: {size / devices / MIB:,.1f}" for r, size in kept.items())
+        yield from textwrap.wrap(
+            f"  kept by rounds, MiB: {by_rounds}", WIDTH, subsequent_indent="    "
+        )
     yield "  (on top: what one block and one attention tile recompute, and the VAE's encoding)"
     if "compiled" in sizes:
         compiled = sizes["compiled"]
@@ -186,5 +195,9 @@ def _si(number: float) -> str:
     """Three digits and a prefix: 349 T."""
     if number < 1:
         return "0"
-    power = min(int(math.log10(number)) // 3, 6)
-    return f"{number / 1000**power:.1f} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}".rstrip()
+    *prefixes, last = "", "k", "M", "G", "T", "P", "E"
+    for prefix in prefixes:
+        if round(number, 1) < 1000:
+            return f"{number:.1f} {prefix}".rstrip()
+        number /= 1000
+    return f"{number:.1f} {last}"

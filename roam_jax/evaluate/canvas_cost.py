@@ -59,18 +59,27 @@ def describe_edges(layout: CanvasLayout, topology: CanvasTopology) -> list[dict]
 
 
 def changes_to_backbone(
-    layout: CanvasLayout, topology: CanvasTopology, *, gate: str, backbone: Sequence[str]
+    layout: CanvasLayout,
+    topology: CanvasTopology,
+    *,
+    gate: str,
+    rounds: int,
+    backbone: Sequence[str],
 ) -> list[str]:
     """Why a grafted model differs from its backbone at initialisation; empty where it does not.
 
     Args:
         layout, topology: of the graft.
         gate: `loop.gate`.
+        rounds: `loop.rounds`.
         backbone: the backbone's own regions, which attend to each other densely.
     """
     reasons = []
-    if gate != "identity":
-        reasons.append(f"loop.gate = {gate} does not start at the backbone")
+    # Without a gate, a single round is the block itself, whose round embedding starts at 0.
+    if gate != "identity" and (gate, rounds) != ("off", 1):
+        reasons.append(
+            f"loop.gate = {gate} with loop.rounds = {rounds} does not start at the backbone"
+        )
     owner = np.array([name for name, spec in layout.regions.items() for _ in spec.frames])
     log_weight = topology.segment_table(layout)[0].log_weight
     for src in backbone:

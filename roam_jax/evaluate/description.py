@@ -60,7 +60,7 @@ def _canvas(model: GraftModel) -> dict[str, Any]:
     layout, topology = model.module.layout, model.module.topology
     table, _ = topology.segment_table(layout)
     pairs = allowed_pairs(table)
-    gate = model.module.graft_config.gate
+    loop = model.module.graft_config
     return {
         "canvas": {
             "grid": [layout.T, layout.H, layout.W],
@@ -74,7 +74,11 @@ def _canvas(model: GraftModel) -> dict[str, Any]:
             "pairs": pairs,
             "share": pairs / table.cells**2,
             "changes_to_backbone": changes_to_backbone(
-                layout, topology, gate=gate, backbone=BACKBONE_REGIONS
+                layout,
+                topology,
+                gate=loop.gate,
+                rounds=loop.rounds,
+                backbone=BACKBONE_REGIONS,
             ),
         },
     }

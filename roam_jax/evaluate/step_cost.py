@@ -116,7 +116,7 @@ def _abstract(spec: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 
 def mesh_sizes(mesh: ml_collections.ConfigDict) -> dict[str, int]:
     """Devices along each axis of the mesh that a config asks for; -1, the rest, counts as one."""
-    return {axis: max(1, mesh[axis]) for axis in MESH_AXES}
+    return {axis: 1 if mesh[axis] == -1 else mesh[axis] for axis in MESH_AXES}
 
 
 def device_bytes(

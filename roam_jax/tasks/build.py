@@ -19,6 +19,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from roam_jax.axes import MESH_AXES
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.importing import hash_file
 from roam_jax.contracts import ArraySpec, Batch, Task, TimeSpec
@@ -32,6 +33,7 @@ from roam_jax.spelling import check_choice
 from roam_jax.tasks import backbone as backbones
 from roam_jax.tasks import graft_task, vae, video
 from roam_jax.train import sharding
+from roam_jax.train.curriculum import Curriculum
 
 EMBEDDED = "embedded"
 ENCODE_BATCH = 8
@@ -129,16 +131,33 @@ def task_maker(
     """From (config, time, batch spec) to model, task and sharding rules, for `train.task`.
 
     Raises:
-        ValueError: no such task.
+        ValueError: no such task, or a run that no machine could start.
     """
     makers = {"graft": _graft, "video": _video, "vae": _vae}
     check_choice("train.task", config.train.task, makers)
-    if config.loop.curriculum and config.train.task != "graft":
-        raise ValueError(
-            f"loop.curriculum = {config.loop.curriculum}: train.task = {config.train.task} has no "
-            "loop, expected ()"
-        )
+    _check_run(config)
     return makers[config.train.task]
+
+
+def _check_run(config: ml_collections.ConfigDict) -> None:
+    """Refuses what neither data nor weights nor devices could make right."""
+    loop, train = config.loop, config.train
+    if train.task == "graft":
+        Curriculum(loop.rounds, loop.curriculum, steps=train.steps)
+    elif loop.curriculum:
+        raise ValueError(
+            f"loop.curriculum = {loop.curriculum}: train.task = {train.task} has no loop, "
+            "expected ()"
+        )
+    if train.batch_size < 1:
+        raise ValueError(f"train.batch_size = {train.batch_size}: expected at least 1")
+    sizes = {axis: config.mesh[axis] for axis in MESH_AXES}
+    for axis, size in sizes.items():
+        if size < 1 and size != -1:
+            raise ValueError(f"mesh.{axis} = {size}: expected at least 1, or -1 for the rest")
+    if all(size == -1 for size in sizes.values()):
+        given = ", ".join(f"mesh.{axis} = -1" for axis in sizes)
+        raise ValueError(f"{given}: expected at most one -1, for the rest")
 
 
 def encoded(task: Task, *, time: TimeSpec, latent_shape: tuple[int, ...]) -> Task:

@@ -7,6 +7,7 @@ names no weights, the published CogVideoX-2B is assumed, and said.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -61,13 +62,22 @@ def sketch(config: ml_collections.ConfigDict) -> Sketch:
     """
     make_task = task_maker(config)
     time = TimeSpec(config.data.frames, config.canvas.t_current)
-    assumed = []
-    if not config.backbone.path and config.train.task != "vae":
-        assumed.append("backbone.path is empty: sizes of the published CogVideoX-2B")
-    if not config.data.text:
-        assumed.append("data.text is empty: embeddings as the transformer expects them")
     model, task, rules = make_task(config, time, _batch_spec(config, time))
-    return Sketch(config, time, model, task, rules, tuple(assumed))
+    return Sketch(config, time, model, task, rules, tuple(_assumed(config)))
+
+
+def _assumed(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """A sentence for each path that the task needs and the config leaves empty."""
+    published = "the published CogVideoX-2B"
+    frozen = {"graft": "", "video": "'s VAE"}  # what of the backbone the task does not train
+    if not config.backbone.path and config.train.task in frozen:
+        yield (
+            f"backbone.path is empty: sizes of {published}{frozen[config.train.task]}, "
+            "frozen weights in 16 bits"
+        )
+    if not config.data.text:
+        own = config.backbone.path and config.train.task == "graft"
+        yield f"data.text is empty: embeddings as {'the backbone' if own else published} has them"
 
 
 def _batch_spec(config: ml_collections.ConfigDict, time: TimeSpec) -> dict[str, ArraySpec]:

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from roam_jax.__main__ import VERBS, main
+from roam_jax.cli.describe_text import _si
+from roam_jax.evaluate import description
 from tests.test_commands import TINY, command
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -41,6 +43,8 @@ def test_the_tiny_config(weights, tmp_path, capsys):
     assert [row["rounds"] for row in report["flops"]["rounds"]] == [1, 2]
     one, two = (row["total"] for row in report["flops"]["rounds"])
     assert 1.9 < two / one < 2 and report["flops"]["vae_encoding"] > 0
+    kept = [row["kept_bytes"] / 2**20 for row in report["flops"]["rounds"]]
+    assert f"  kept by rounds, MiB: 1: {kept[0]:.1f}; 2: {kept[1]:.1f}" in lines
     policies = report["parameters"]["policies"]
     assert policies["full"]["loop"] == 2 * 2 * (2 * 32 + 1)  # blocks x rounds x (embeddings, gate)
     assert list(policies) == ["full", "half", "none", "unfrozen"]
@@ -60,7 +64,7 @@ def test_the_2b_config_before_any_weights_are_there(capsys):
     assert counts["backbone", "frozen"] == "1,693,783,872"
     assert counts["loop", "trained"] == "115,230"
     assert counts["vae", "frozen"] == "215,583,907"
-    frozen = next(line for line in lines if "frozen weights" in line)
+    frozen = next(line for line in lines if line.startswith("  frozen weights"))
     expected = (1_693_783_872 / 8 + 215_583_907) * 2 / 2**20
     assert float(frozen.split()[-2].replace(",", "")) == pytest.approx(expected, rel=0.01)
 
@@ -93,6 +97,52 @@ def test_bad_input_ends_with_one_message(arguments, message, capsys, monkeypatch
     assert command(main, *arguments) == 2
     printed = capsys.readouterr().err
     assert printed.count("error:") == 1 and message in printed
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_out_that_is_no_folder_is_refused_before_the_report(
+    weights, tmp_path, capsys, monkeypatch, inside
+):
+    def traced(plan):
+        raise AssertionError("the step was traced")
+
+    monkeypatch.setattr(description, "describe", traced)
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "x" if inside else tmp_path / "file"
+    arguments = ["--config", TINY, f"--config.backbone.path={weights}", "--out", out]
+    assert command(main, "describe", *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and f"error: --out {out}: expected a folder; " in printed.err
+
+
+def test_a_config_is_suggested_only_where_its_name_is_close(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert command(main, "describe", "--config", "nope.py") == 2
+    assert capsys.readouterr().err.endswith("error: --config nope.py: no file nope.py\n")
+    assert command(main, "describe", "--config", "configs/bridge_4loop.py") == 2
+    assert "did you mean configs/bridge_3loop.py?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (0, "0"),
+        (7, "7.0"),
+        (999.94, "999.9"),
+        (999.96, "1.0 k"),
+        (999_940, "999.9 k"),
+        (999_960, "1.0 M"),
+        (3.49e14, "349.0 T"),
+        (5e22, "50000.0 E"),
+    ],
+)
+def test_numbers_with_prefixes(number, text):
+    assert _si(number) == text
+
+
+def test_without_a_verb_the_verbs_are_listed(capsys):
+    assert command(main) == 0
+    assert "describe  what a config builds and costs" in capsys.readouterr().out
 
 
 def test_help_lists_the_verbs_and_starts_no_accelerator_runtime():

@@ -18,6 +18,13 @@ from roam_jax.evaluate.canvas_cost import (
     describe_edges,
     describe_regions,
 )
+from tests.cogvideox.graft_models import (
+    backbone_output,
+    make_graft,
+    make_inputs,
+    make_params,
+    run,
+)
 
 LAYOUT = CanvasLayout(
     T=4,
@@ -75,8 +82,10 @@ def layout():
     )
 
 
-def changes(layout, topology, gate="identity"):
-    return changes_to_backbone(layout, topology, gate=gate, backbone=BACKBONE_REGIONS)
+def changes(layout, topology, gate="identity", rounds=3):
+    return changes_to_backbone(
+        layout, topology, gate=gate, rounds=rounds, backbone=BACKBONE_REGIONS
+    )
 
 
 def test_the_default_graft_changes_nothing(layout):
@@ -85,7 +94,7 @@ def test_the_default_graft_changes_nothing(layout):
 
 def test_what_changes_the_backbone_is_named(layout):
     assert changes(layout, graft_topology(layout), gate="sigmoid") == [
-        "loop.gate = sigmoid does not start at the backbone"
+        "loop.gate = sigmoid with loop.rounds = 3 does not start at the backbone"
     ]
     new = ", ".join(name for name in layout.regions if name not in BACKBONE_REGIONS)
     assert changes(layout, graft_topology(layout, backbone_reads_new=0.01)) == [
@@ -97,3 +106,23 @@ def test_what_changes_the_backbone_is_named(layout):
     assert changes(layout, CanvasTopology(tuple(causal))) == [
         "visual does not read all of visual with weight 1"
     ]
+
+
+@pytest.mark.parametrize(
+    "gate, rounds, reads_new, equal",
+    [
+        ("identity", 2, 0.0, True),
+        ("identity", 2, 0.1, False),
+        ("off", 1, 0.0, True),
+        ("off", 2, 0.0, False),
+        ("sigmoid", 1, 0.0, False),
+    ],
+)
+def test_the_verdict_is_that_of_the_models_themselves(gate, rounds, reads_new, equal):
+    model = make_graft(gate=gate, rounds=rounds, reads_new=reads_new)
+    inputs = make_inputs(model)
+    params = make_params(model, inputs)
+    video = run(model, params, inputs, rounds=rounds)[0]["velocity"]
+    same = np.allclose(video, backbone_output(params, inputs), rtol=1e-4, atol=1e-5)
+    assert same == equal
+    assert (changes(model.layout, model.topology, gate=gate, rounds=rounds) == []) == equal

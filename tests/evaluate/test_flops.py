@@ -3,7 +3,9 @@
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from roam_jax.evaluate.flops import count_flops
@@ -83,6 +85,32 @@ def test_loops_of_unknown_length_are_refused():
     with pytest.raises(ValueError, match="products in a 'while'"):
         flops(until, X, shape(D, D))
     assert flops(lambda x: jax.lax.while_loop(lambda h: h[0, 0] < 1, jnp.tanh, x), X) == 0
+
+
+# Fused attention traces on a GPU only; this has the name of its primitive.
+fused_attention = jax.extend.core.Primitive("dot_product_attention_fwd_wrapper")
+fused_attention.def_abstract_eval(lambda x: x)
+
+
+@pytest.mark.parametrize(
+    "name, function, arguments",
+    [
+        (
+            "ragged_dot_general",
+            jax.lax.ragged_dot,
+            (X, shape(2, D, E), jax.ShapeDtypeStruct((2,), jnp.int32)),
+        ),
+        ("dot_product_attention_fwd_wrapper", fused_attention.bind, (X,)),
+        ("cholesky", jnp.linalg.cholesky, (shape(D, D),)),
+        ("triangular_solve", jax.scipy.linalg.solve_triangular, (shape(D, D), shape(D, D))),
+        ("fft", jnp.fft.fft, (X,)),
+        ("pure_callback", lambda x: jax.pure_callback(np.tanh, x, x), (X,)),
+        ("ffi_call", jax.ffi.ffi_call("a_kernel", X), (X,)),
+    ],
+)
+def test_other_products_are_refused_by_name(name, function, arguments):
+    with pytest.raises(ValueError, match=f"cannot count '{name}'.*: known products are dot_gen"):
+        flops(function, *arguments)
 
 
 CONVOLUTIONS = {

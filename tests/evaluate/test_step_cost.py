@@ -51,21 +51,26 @@ def hand_count(rounds: int) -> dict[str, int]:
 def test_a_step_with_frozen_blocks(plan, stored, rounds):
     trace = trace_step(plan.encoded_task, stored, rounds=rounds)
     once = hand_count(rounds)
-    # Forward, recomputed, and the gradient of activations; both factors of an attention product
-    # are activations.
-    assert trace.parts["projections"] == 3 * once["projections"]
-    assert trace.parts["feed-forward"] == 3 * once["feed-forward"]
-    assert trace.parts["attention"] == 4 * once["attention"]
+    # Computed again, because what the two layers add is kept: q, k and v of the four projections,
+    # the scores of the two attention products, the widening one of two feed-forward products.
+    again = {"projections": 3 / 4, "attention": 1 / 2, "feed-forward": 1 / 2}
+    # The gradient of activations; both factors of an attention product are activations.
+    backward = {"projections": 1, "attention": 2, "feed-forward": 1}
+    for part, count in once.items():
+        assert trace.parts[part] == (1 + again[part] + backward[part]) * count
     assert trace.flops == sum(trace.parts.values())
     modulation = 2 * TRANSFORMER.num_layers * rounds * BATCH * 2 * 16 * 6 * TRANSFORMER.width
-    assert trace.passes["recomputed"] == sum(once.values()) + modulation
+    recomputed = sum(again[part] * count for part, count in once.items())
+    assert trace.passes["recomputed"] == recomputed + modulation
 
 
 def test_weights_that_train_cost_another_product(plan, stored):
     task = dataclasses.replace(plan.encoded_task, trainable=(r"^(?!vae/)",))
     trace, once = trace_step(task, stored, rounds=1), hand_count(1)
-    assert trace.parts["projections"] == 4 * once["projections"]
-    assert trace.parts["attention"] == 4 * once["attention"]
+    assert trace.parts["projections"] == (1 + 3 / 4 + 2) * once["projections"]
+    assert trace.parts["feed-forward"] == (1 + 1 / 2 + 2) * once["feed-forward"]
+    # The gradient of to_out needs what it read, the second attention product.
+    assert trace.parts["attention"] == (1 + 1 + 2) * once["attention"]
 
 
 def test_the_forward_pass_within_a_step_is_the_loss_alone(plan, stored):
@@ -78,9 +83,10 @@ def test_the_forward_pass_within_a_step_is_the_loss_alone(plan, stored):
     assert count_flops(jaxpr).total() == forward
 
 
-def test_a_round_keeps_its_input_and_nothing_else(plan, stored):
+def test_a_round_keeps_its_input_and_what_both_layers_add(plan, stored):
     kept = [trace_step(plan.encoded_task, stored, rounds=r).kept for r in (1, 2)]
-    floats = BATCH * 57 * TRANSFORMER.width + 2 * TRANSFORMER.width + 1  # streams, loop rows
+    streams, loop_rows = BATCH * 57 * TRANSFORMER.width, 2 * TRANSFORMER.width + 1
+    floats = 3 * streams + loop_rows
     round_bytes = 4 * TRANSFORMER.num_layers * floats
     np.testing.assert_allclose(np.diff(kept), round_bytes, rtol=2e-3)
 

@@ -1,8 +1,11 @@
 """Configs that lack something, or fit nothing, end with one message."""
 
+import re
+
 import pytest
 
 from roam_jax.tasks.build import build
+from roam_jax.tasks.sketch import sketch
 
 
 def test_the_full_config_says_all_that_it_needs(robot_config):
@@ -32,6 +35,25 @@ def test_values_that_do_not_fit_are_refused(robot_config, section, key, value, m
     robot_config[section][key] = value
     with pytest.raises(ValueError, match=message):
         build(robot_config)
+
+
+@pytest.mark.parametrize("make", [build, sketch])
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("mesh.fsdp", 0, "mesh.fsdp = 0: expected at least 1, or -1 for the rest"),
+        ("mesh.data", -7, "mesh.data = -7: expected at least 1, or -1 for the rest"),
+        ("mesh.fsdp", -1, "mesh.data = -1, mesh.fsdp = -1: expected at most one -1"),
+        ("train.batch_size", 0, "train.batch_size = 0: expected at least 1"),
+        ("loop.curriculum", (5, 5, 5, 5), "(5, 5, 5, 5): expected fewer steps than loop.rounds"),
+        ("loop.curriculum", (-5,), "loop.curriculum = (-5,): expected rising steps above 0"),
+    ],
+)
+def test_runs_that_could_not_start_are_refused(robot_config, make, key, value, message):
+    section, leaf = key.split(".")
+    robot_config[section][leaf] = value
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(robot_config)
 
 
 def test_a_curriculum_without_a_loop_is_refused(robot_config):

@@ -1,11 +1,14 @@
 """A config's shapes without its files are those of the run."""
 
+import numpy as np
 import pytest
 
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.vae_config import VAEConfig
+from roam_jax.evaluate.parameters import stored_parameters
 from roam_jax.tasks.build import build
 from roam_jax.tasks.sketch import sketch
+from roam_jax.train import names
 
 
 @pytest.mark.parametrize("task", ["graft", "video", "vae"])
@@ -28,6 +31,44 @@ def test_the_published_sizes_are_assumed_and_said(robot_config):
     assert plan.task.batch_spec["text"].shape == (4, 226, 4096)
     assert plan.model.backbone.transformer_config == TransformerConfig()
     assert plan.model.backbone.vae_config == VAEConfig()
+
+
+@pytest.mark.parametrize(
+    "task, assumed",
+    [
+        (
+            "graft",
+            [
+                "backbone.path is empty: sizes of the published CogVideoX-2B, frozen weights in 16 "
+                "bits",
+                "data.text is empty: embeddings as the published CogVideoX-2B has them",
+            ],
+        ),
+        (
+            "video",
+            [
+                "backbone.path is empty: sizes of the published CogVideoX-2B's VAE, frozen weights "
+                "in 16 bits",
+                "data.text is empty: embeddings as the published CogVideoX-2B has them",
+            ],
+        ),
+        ("vae", ["data.text is empty: embeddings as the published CogVideoX-2B has them"]),
+    ],
+)
+def test_what_is_assumed_is_what_is_counted(robot_config, task, assumed):
+    robot_config.train.task = task
+    robot_config.backbone.path = robot_config.data.text = ""
+    plan = sketch(robot_config)
+    assert list(plan.assumed) == assumed
+    frozen = {
+        leaf.dtype
+        for name, leaf in stored_parameters(plan.task).items()
+        if not names.matches(name, plan.task.trainable)
+    }
+    assert frozen == ({np.dtype(np.float16)} if plan.has_backbone else set())
+    if task == "video":
+        layers = robot_config.backbone.scratch.layers
+        assert plan.model.backbone.transformer_config.num_layers == layers
 
 
 def test_text_without_a_name_is_what_the_backbone_expects(robot_config):
