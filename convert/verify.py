@@ -171,8 +171,8 @@ def _transformer(src: pathlib.Path, dst: pathlib.Path) -> Pairs:
     feeds = {name: calls[name].inputs[0] for name in ("norm_final", "norm_out", "proj_out")}
     feeds |= {"patch_embed": latents, "time_embedding": _TIMESTEPS}
     others = {name: params[name] for name in feeds}
-    streams = calls["norm_out"].inputs
-    outputs = _fed(module, all_but_blocks, others, feeds, latents, text, _TIMESTEPS, *streams)
+    norm_inputs = calls["norm_out"].inputs
+    outputs = _fed(module, all_but_blocks, others, feeds, latents, text, _TIMESTEPS, *norm_inputs)
 
     @jax.jit
     def block(params, video, text, temb):
