@@ -143,7 +143,7 @@ def _check_run(config: ml_collections.ConfigDict) -> None:
     """Refuses what neither data nor weights nor devices could make right."""
     loop, train = config.loop, config.train
     if train.task == "graft":
-        Curriculum(loop.rounds, loop.curriculum, steps=train.steps)
+        Curriculum(loop.rounds, tuple(loop.curriculum), steps=train.steps)  # a list from JSON
     elif loop.curriculum:
         raise ValueError(
             f"loop.curriculum = {loop.curriculum}: train.task = {train.task} has no loop, "
