@@ -26,6 +26,7 @@ from roam_jax.contracts import Params
 
 TOLERANCE = 1e-5
 RATIO = 2.5
+PARTS = ("encode", "decode")
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--size", type=int, default=128, help="height and width in pixels")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
 
     print(machine())
@@ -58,12 +60,14 @@ def main() -> None:
     def decode(params: Params, latents: jax.Array) -> jax.Array:
         return VAE(config).apply({"params": params}, latents, method="decode")
 
-    latents = rng.standard_normal(torch_encode(torch.tensor(video)).shape, np.float32)
-    halves = {"encode": (encode, torch_encode, video), "decode": (decode, torch_decode, latents)}
-    within = [
-        compare(name, functools.partial(jax.jit(ours), params), theirs, x, repeats=args.repeats)
-        for name, (ours, theirs, x) in halves.items()
-    ]
+    latents = jax.eval_shape(encode, params, video)
+    latents = rng.standard_normal(latents.shape, np.float32)
+    sides = {"encode": (encode, torch_encode, video), "decode": (decode, torch_decode, latents)}
+    within = []
+    for name in args.parts:
+        ours, theirs, x = sides[name]
+        ours = functools.partial(jax.jit(ours), params)
+        within.append(compare(name, ours, theirs, x, repeats=args.repeats))
     sys.exit(0 if all(within) else 1)
 
 
@@ -75,7 +79,7 @@ def compare(
     *,
     repeats: int,
 ) -> bool:
-    """Times one half of the VAE on both sides; whether it is equal and fast enough."""
+    """Times one part of the VAE on both sides; whether it is equal and fast enough."""
     on_device, tensor = jax.device_put(x), torch.tensor(x)
     error = relative_error([ours(on_device)], [theirs(tensor)])
     sides = alternate(

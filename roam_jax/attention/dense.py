@@ -1,8 +1,9 @@
-"""Dense attention under a declared topology, in tiles that stay in cache.
+"""Dense attention under a declared topology, in pieces that stay in cache.
 
-Heads and tiles of queries are mapped one after another and each tile is rematerialised in the
-backward pass, so no N x N array of scores ever exists. On a CPU this is also the fastest plain-JAX
-form, because the row softmax then runs on scores that are still in cache.
+Groups of heads and tiles of queries are mapped one after another and each piece is rematerialised
+in the backward pass, so no N x N array of scores ever exists. On a CPU this is also the fastest
+plain-JAX form: the row softmax runs on scores that are still in cache, and a piece is large enough
+for every operation on it to be worth splitting over threads (`docs/performance.md`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from jaxtyping import Array, Float
 
 from roam_jax.canvas.segments import SegmentTable
 
-# Queries of one tile, and scores (all heads) below which tiling costs more than it saves.
+# Most queries of a tile, and most scores of a piece: the same tile of as many heads as fit.
 TILE = 256
+PIECE_SCORES = 1 << 19
+# Scores (all heads) below which pieces cost more than they save.
 SMALL_SCORES = 1 << 17
 
 
@@ -49,10 +52,13 @@ def attention(
         )
     # Here and not on the scores, of which there are many more.
     query = query * np.asarray(1 / np.sqrt(query.shape[-1]), query.dtype)
+    heads = (einops.rearrange(x, "B N K D -> B K N D") for x in (query, key, value))
     if cells * key.shape[1] * query.shape[2] <= SMALL_SCORES:
         bias = None if table is None else _bias(table, jnp.asarray(table.segments))
-        return _softmax_attention(query, key, value, bias)
-    return _tiled(query, key, value, table)
+        out = _softmax_attention(*heads, bias)
+    else:
+        out = _in_pieces(*heads, table)
+    return einops.rearrange(out, "B K N D -> B N K D")
 
 
 def _bias(table: SegmentTable, query_segments: jax.Array) -> jax.Array:
@@ -62,39 +68,56 @@ def _bias(table: SegmentTable, query_segments: jax.Array) -> jax.Array:
 
 
 def _softmax_attention(query, key, value, bias) -> jax.Array:
-    """(B, N, K, D) scaled queries over all keys; the oracle that the tiled form equals."""
-    scores = jnp.einsum("BNKD,BMKD->BKNM", query, key, preferred_element_type=jnp.float32)
+    """(B, K, N, D) scaled queries over all keys; the oracle that the pieces equal."""
+    scores = jnp.einsum("BKND,BKMD->BKNM", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
     peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     # A row without keys has a peak of -inf; 0 keeps exp(-inf - peak) = 0 instead of NaN.
     weights = jnp.exp(scores - jnp.where(jnp.isfinite(peak), peak, 0))
     total = weights.sum(axis=-1, keepdims=True)
-    weights = weights / jnp.where(total > 0, total, 1)
-    return jnp.einsum("BKNM,BMKD->BNKD", weights.astype(value.dtype), value)
+    sums = jnp.einsum(
+        "BKNM,BKMD->BKND", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+    )
+    # Divided last: a row has D sums and M weights. Its gradient needs the sums again, a product that
+    # is cheaper than a pass over all weights and their gradients.
+    return (sums / jnp.where(total > 0, total, 1)).astype(value.dtype)
 
 
-def _tiled(query, key, value, table) -> jax.Array:
-    """The same, mapped over heads and tiles of `TILE` queries."""
-    cells = query.shape[1]
+def _heads_together(heads: int, *, tile_scores: int) -> int:
+    """How many heads share a piece: a divisor of their number."""
+    divisors = (n for n in range(1, heads + 1) if heads % n == 0)
+    return max((n for n in divisors if n * tile_scores <= PIECE_SCORES), default=1)
+
+
+def _in_pieces(query, key, value, table) -> jax.Array:
+    """The same, mapped over groups of heads and tiles of queries."""
+    batch, heads, cells, _ = query.shape
     tiles = -(-cells // TILE)
-    padding = tiles * TILE - cells
-    query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
-    query = einops.rearrange(query, "B (tiles N) K D -> K tiles B N D", tiles=tiles)
-    key, value = (einops.rearrange(x, "B M K D -> K B M 1 D") for x in (key, value))
+    rows = -(-cells // tiles)
+    padding = tiles * rows - cells
+    groups = heads // _heads_together(heads, tile_scores=batch * rows * key.shape[2])
+    query = jnp.pad(query, ((0, 0), (0, 0), (0, padding), (0, 0)))
+    query = einops.rearrange(
+        query, "B (groups K) (tiles N) D -> groups tiles B K N D", groups=groups, tiles=tiles
+    )
+    key, value = (
+        einops.rearrange(x, "B (groups K) M D -> groups B K M D", groups=groups)
+        for x in (key, value)
+    )
     segments = None
     if table is not None:
-        segments = jnp.asarray(np.pad(table.segments, (0, padding)).reshape(tiles, TILE))
+        segments = jnp.asarray(np.pad(table.segments, (0, padding)).reshape(tiles, rows))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def tile(head_query, head_key, head_value, tile_segments):
+    def piece(query, key, value, tile_segments):
         bias = None if table is None else _bias(table, tile_segments)
-        return _softmax_attention(head_query[:, :, None], head_key, head_value, bias)[:, :, 0]
+        return _softmax_attention(query, key, value, bias)
 
-    def head(inputs):
-        head_query, head_key, head_value = inputs
-        return jax.lax.map(lambda t: tile(t[0], head_key, head_value, t[1]), (head_query, segments))
+    def group(inputs):
+        query, key, value = inputs
+        return jax.lax.map(lambda tile: piece(tile[0], key, value, tile[1]), (query, segments))
 
-    out = jax.lax.map(head, (query, key, value))
-    out = einops.rearrange(out, "K tiles B N D -> B (tiles N) K D")
-    return out[:, :cells]
+    out = jax.lax.map(group, (query, key, value))
+    out = einops.rearrange(out, "groups tiles B K N D -> B (groups K) (tiles N) D")
+    return out[:, :, :cells]

@@ -18,7 +18,7 @@ def reference(query, key, value, weight):
     return np.einsum("bknm,bmkd->bnkd", mass / np.where(total > 0, total, 1), value)
 
 
-def heads(cells, *, batch=2, count=3, width=16, seed=0):
+def heads(cells, *, batch=2, count=4, width=16, seed=0):
     return tuple(
         jax.random.normal(k, (batch, cells, count, width))
         for k in jax.random.split(jax.random.key(seed), 3)
@@ -32,9 +32,13 @@ def table(cells: int) -> SegmentTable:
         return SegmentTable(np.arange(cells, dtype=np.int32) % 3, np.log(weight, dtype=np.float32))
 
 
-@pytest.mark.parametrize("cells", [7, 300, 513])
-def test_equals_float64_softmax(cells, monkeypatch):
-    monkeypatch.setattr(dense, "SMALL_SCORES", 1000)  # 7 cells: one piece; else tiles
+@pytest.mark.parametrize(
+    ("cells", "piece_scores"), [(7, 1 << 19), (300, 1 << 19), (513, 1 << 19), (513, 1)]
+)
+def test_equals_float64_softmax(cells, piece_scores, monkeypatch):
+    """At once; two tiles of all heads; three tiles of two heads, and of one."""
+    monkeypatch.setattr(dense, "SMALL_SCORES", 1000)
+    monkeypatch.setattr(dense, "PIECE_SCORES", piece_scores)
     inputs = heads(cells)
     topology = table(cells)
     weight = np.exp(topology.log_weight)[topology.segments[:, None], topology.segments[None]]
@@ -47,7 +51,8 @@ def test_equals_float64_softmax(cells, monkeypatch):
     assert np.linalg.norm(free - expected) / np.linalg.norm(expected) < 1e-6
 
 
-def test_tiles_have_the_gradients_of_one_piece(monkeypatch):
+def test_pieces_have_the_gradients_of_all_at_once(monkeypatch):
+    monkeypatch.setattr(dense, "PIECE_SCORES", 1 << 17)  # 145 queries of one head, twice 290 keys
     inputs = heads(290)
     topology = table(290)
 
@@ -56,8 +61,8 @@ def test_tiles_have_the_gradients_of_one_piece(monkeypatch):
 
     whole = jax.grad(loss, argnums=(0, 1, 2))(*inputs)
     monkeypatch.setattr(dense, "SMALL_SCORES", 0)
-    tiled = jax.grad(loss, argnums=(0, 1, 2))(*inputs)
-    for a, b in zip(whole, tiled, strict=True):
+    pieces = jax.grad(loss, argnums=(0, 1, 2))(*inputs)
+    for a, b in zip(whole, pieces, strict=True):
         assert np.isfinite(a).all()
         assert np.linalg.norm(a - b) / np.linalg.norm(a) < 2e-6
 

@@ -52,8 +52,8 @@ def test_a_step_with_frozen_blocks(plan, stored, rounds):
     trace = trace_step(plan.encoded_task, stored, rounds=rounds)
     once = hand_count(rounds)
     # Computed again, because what the two layers add is kept: q, k and v of the four projections,
-    # the scores of the two attention products, the widening one of two feed-forward products.
-    again = {"projections": 3 / 4, "attention": 1 / 2, "feed-forward": 1 / 2}
+    # both attention products, the widening one of two feed-forward products.
+    again = {"projections": 3 / 4, "attention": 1, "feed-forward": 1 / 2}
     # The gradient of activations; both factors of an attention product are activations.
     backward = {"projections": 1, "attention": 2, "feed-forward": 1}
     for part, count in once.items():
@@ -69,7 +69,6 @@ def test_weights_that_train_cost_another_product(plan, stored):
     trace, once = trace_step(task, stored, rounds=1), hand_count(1)
     assert trace.parts["projections"] == (1 + 3 / 4 + 2) * once["projections"]
     assert trace.parts["feed-forward"] == (1 + 1 / 2 + 2) * once["feed-forward"]
-    # The gradient of to_out needs what it read, the second attention product.
     assert trace.parts["attention"] == (1 + 1 + 2) * once["attention"]
 
 
