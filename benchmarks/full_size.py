@@ -108,24 +108,29 @@ def report(found: dict[str, dict[str, Any]]) -> bool:
 
 
 @dataclasses.dataclass
-class Peaks:
-    """Largest resident memory of this process while it is entered, in bytes, sampled.
+class Watch:
+    """Largest resident memory while it is entered, in bytes, sampled; what else kept cores busy.
 
-    `resident` is the largest sum of the two at one moment.
+    `resident` is the largest sum of the two at one moment; `other_cores` is the time that other
+    processes computed for, over the time that passed; far from 0, timings are worth little.
     """
 
     anonymous: int = 0
     mapped: int = 0
     resident: int = 0
+    other_cores: float = 0.0
     every_s: float = 0.02
 
-    def __enter__(self) -> Peaks:
+    def __enter__(self) -> Watch:
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
+        self._began, self._others = time.perf_counter(), _seconds_of_others()
         return self
 
     def __exit__(self, *_) -> None:
+        passed = time.perf_counter() - self._began
+        self.other_cores = max(0.0, (_seconds_of_others() - self._others) / passed)
         self._left.set()
         self._thread.join()
 
@@ -143,9 +148,19 @@ class Peaks:
                 return
 
     def figures(self) -> dict[str, float]:
-        """The three in GB."""
+        """The three sizes in GB, and the cores."""
         names = ("anonymous", "mapped", "resident")
-        return {f"{name}_gb": round(getattr(self, name) / GB, 3) for name in names}
+        sizes = {f"{name}_gb": round(getattr(self, name) / GB, 3) for name in names}
+        return {**sizes, "other_cores": round(self.other_cores, 2)}
+
+
+def _seconds_of_others() -> float:
+    """CPU seconds of every process but this one, since the machine started."""
+    user, nice, system, _, _, *interrupts = map(
+        int, pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
+    )
+    busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    return busy - time.process_time()
 
 
 def timed(function: Callable[[], Any]) -> float:
@@ -194,14 +209,14 @@ def measure_import(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
         import_diffusers(folder / SOURCE, folder / CONVERTED)
         return time.perf_counter() - began
 
-    with Peaks() as peaks:
+    with Watch() as watch:
         seconds = [convert() for _ in range(repeats)]
     cpu = resource.getrusage(resource.RUSAGE_SELF)
     return {
         **spread("seconds", seconds),
         "user_seconds": round(cpu.ru_utime / repeats, 3),
         "system_seconds": round(cpu.ru_stime / repeats, 3),
-        **peaks.figures(),
+        **watch.figures(),
     }
 
 
@@ -229,7 +244,7 @@ def measure_forward(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(THREADS)
-    with Peaks() as peaks:
+    with Watch() as watch:
         began = time.perf_counter()
         module, params = mapped_params(folder)
         loaded = time.perf_counter()
@@ -239,7 +254,7 @@ def measure_forward(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
         ours = np.asarray(apply(*arguments))
         first = time.perf_counter()
     model, tensors = torch_model(folder / SOURCE), [torch.from_numpy(x) for x in inputs()]
-    with torch.inference_mode():
+    with torch.inference_mode(), Watch() as timing:
         theirs = model(*tensors).sample.numpy()
         pairs = [
             (
@@ -259,7 +274,8 @@ def measure_forward(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
         "compile_seconds": round(compiled - loaded, 3),
         "first_call_seconds": round(first - compiled, 3),
         "temporary_gb": round(apply.memory_analysis().temp_size_in_bytes / GB, 3),
-        **peaks.figures(),
+        **watch.figures(),
+        "other_cores": round(timing.other_cores, 2),
     }
 
 
@@ -292,7 +308,7 @@ def measure_gradient(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
         outputs, _ = model.apply({"params": merge(trainable, frozen)}, *arguments, rounds=ROUNDS)
         return sum(jnp.square(value).mean() for value in outputs.values())
 
-    with Peaks() as peaks:
+    with Watch() as watch:
         module, frozen = mapped_params(folder)
         model = graft(module.config)
         arguments = (*inputs(), {})
@@ -319,7 +335,7 @@ def measure_gradient(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
         "compile_seconds": round(compile_seconds, 3),
         "temporary_gb": round(analysis.temp_size_in_bytes / GB, 3),
         "arguments_gb": round(analysis.argument_size_in_bytes / GB, 3),
-        **peaks.figures(),
+        **watch.figures(),
     }
 
 

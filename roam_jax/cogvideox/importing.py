@@ -9,6 +9,7 @@ no memory. Values are never changed, only moved.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -30,6 +31,7 @@ from roam_jax.cogvideox.vae_config import VAEConfig
 
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FILE = "manifest.json"
+_DIGEST_BYTES = 16
 # Rows of a source tensor that are transposed at once.
 _TILE = 128
 _PIPELINE_FILE = "model_index.json"
@@ -157,17 +159,35 @@ def _import_component(src: pathlib.Path, dst: pathlib.Path, component: Component
 
     dst.mkdir()
     component.write_config(dst, config)
-    specs = {name.target: (name.target_shape, _dtype(name, tensors)) for name in names}
-    with create_tensors(dst / WEIGHTS_FILE, specs) as parameters:
-        for name in names:
-            for layer, key in enumerate(name.keys):
-                place = parameters[name.target][(layer, ...) if name.stacked else ...]
-                _copy(name.to_ours(tensors[key]), place)
-        # Before the file is closed, which waits for the disk: the system writes meanwhile.
-        manifest = _describe(dst / WEIGHTS_FILE, tensors)
+    fingerprint = _write(dst / WEIGHTS_FILE, names, tensors)
+    manifest = _describe(dst / WEIGHTS_FILE, fingerprint, tensors)
     (dst / MANIFEST_FILE).write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
     logging.info("%s: %d tensors, %d bytes", src, manifest.tensors, manifest.bytes)
     return manifest
+
+
+def _write(
+    path: pathlib.Path, names: Sequence[TensorName], tensors: Mapping[str, np.ndarray]
+) -> str:
+    """Writes our parameters; returns `hash_file(path)`, found by a second thread meanwhile."""
+    named = {name.target: name for name in names}
+    specs = {target: (name.target_shape, _dtype(name, tensors)) for target, name in named.items()}
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as hasher,
+        create_tensors(path, specs) as parameters,
+    ):
+        header = path.stat().st_size - sum(parameter.nbytes for parameter in parameters.values())
+        with path.open("rb") as file:
+            digest.update(file.read(header))
+        # The file holds the parameters in this order, without gaps.
+        for target, parameter in parameters.items():
+            name = named[target]
+            for layer, key in enumerate(name.keys):
+                place = parameter[(layer, ...) if name.stacked else ...]
+                _copy(name.to_ours(tensors[key]), place)
+            hasher.submit(digest.update, parameter.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def _copy(source: np.ndarray, target: np.ndarray) -> None:
@@ -191,10 +211,12 @@ def _dtype(name: TensorName, tensors: Mapping[str, np.ndarray]) -> np.dtype:
     return dtypes.pop()
 
 
-def _describe(weights: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> Manifest:
+def _describe(
+    weights: pathlib.Path, fingerprint: str, tensors: Mapping[str, np.ndarray]
+) -> Manifest:
     dtypes = [str(tensor.dtype) for tensor in tensors.values()]
     return Manifest(
-        fingerprint=hash_file(weights),
+        fingerprint=fingerprint,
         bytes=weights.stat().st_size,
         tensors=len(tensors),
         parameters=sum(tensor.size for tensor in tensors.values()),
@@ -205,7 +227,9 @@ def _describe(weights: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> Manif
 def hash_file(path: pathlib.Path) -> str:
     """BLAKE2b of a file's bytes, 32 hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return hashlib.file_digest(
+            file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        ).hexdigest()
 
 
 def open_checkpoint(folder: pathlib.Path) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from roam_jax.cogvideox.importing import import_diffusers
+from roam_jax.cogvideox.importing import WEIGHTS_FILE, hash_file, import_diffusers
 from roam_jax.cogvideox.mapped import create_tensors, open_tensors
 from roam_jax.cogvideox.names import transformer_names
 from tests.cogvideox.diffusers_models import TINY, random_transformer
@@ -41,6 +41,7 @@ def test_values_are_kept_bit_for_bit(torch, tmp_path, dtype):
     model.save_pretrained(tmp_path / "src" / "transformer")
     manifest = import_diffusers(tmp_path / "src", tmp_path / "dst")["transformer"]
     check_values(torch, model, tmp_path / "dst" / "transformer")
+    assert manifest.fingerprint == hash_file(tmp_path / "dst" / "transformer" / WEIGHTS_FILE)
     assert manifest.dtypes == {dtype: 88}
     assert manifest.tensors == 88
     assert manifest.parameters == sum(tensor.numel() for tensor in model.parameters())
