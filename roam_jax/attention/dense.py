@@ -79,8 +79,8 @@ def _softmax_attention(query, key, value, bias) -> jax.Array:
     sums = jnp.einsum(
         "BKNM,BKMD->BKND", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
     )
-    # Divided last: a row has D sums and M weights. Its gradient needs the sums again, a product that
-    # is cheaper than a pass over all weights and their gradients.
+    # Divided last: a row has D sums and M weights. Its gradient needs the sums again, a product
+    # that is cheaper than a pass over all weights and their gradients.
     return (sums / jnp.where(total > 0, total, 1)).astype(value.dtype)
 
 
