@@ -1,17 +1,13 @@
 """The 2B graft, traced and never allocated: where its parameters go, and their bytes."""
 
 import jax
-import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
 from roam_jax.cli.arguments import load_config
-from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.graft_config import trainable_patterns
-from roam_jax.cogvideox.vae_config import VAEConfig
-from roam_jax.contracts import ArraySpec, TimeSpec
-from roam_jax.tasks.backbone import Backbone
-from roam_jax.tasks.graft_task import SHARDING_RULES, graft_model
+from roam_jax.tasks.graft_task import SHARDING_RULES
+from roam_jax.tasks.sketch import sketch
 from roam_jax.train import names
 from roam_jax.train.sharding import match_rules
 
@@ -20,13 +16,8 @@ FSDP = 8
 
 @pytest.fixture(scope="module")
 def shapes():
-    config = load_config("configs/bridge_3loop.py")
-    backbone = Backbone(TransformerConfig(), VAEConfig(), config.data.image_size)
-    time = TimeSpec(config.data.frames, config.canvas.t_current)
-    model = graft_model(config, backbone=backbone, time=time)
-    spec = {"text": ArraySpec((8, 226, 4096), np.dtype(np.float32))}
-    tree = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
-    return names.flatten(tree)
+    task = sketch(load_config("configs/bridge_3loop.py")).task
+    return names.flatten(jax.eval_shape(task.init, jax.random.key(0)))
 
 
 def test_every_large_matrix_is_split_over_fsdp(shapes):
