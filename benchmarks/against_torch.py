@@ -56,15 +56,19 @@ class Timing:
         return f"{self.median:.3f} s ({low:.3f} to {high:.3f})"
 
 
-def alternate(runs: Sequence[Callable[[], Any]], *, repeats: int) -> list[Timing]:
-    """Times callables in turn, A B A B ...; each has run before, so that nothing compiles here."""
-    seconds = [[] for _ in runs]
+def alternate(runs: Sequence[Callable[[], Any]], *, repeats: int) -> tuple[list[Timing], list[Any]]:
+    """Times callables in turn, A B A B ..., all of them compiled before.
+
+    Returns:
+        Their timings, and what each returned last.
+    """
+    seconds, results = [[] for _ in runs], [None for _ in runs]
     for _ in range(repeats):
-        for run, taken in zip(runs, seconds, strict=True):
+        for i, run in enumerate(runs):
             began = time.perf_counter()
-            run()
-            taken.append(time.perf_counter() - began)
-    return [Timing(tuple(taken)) for taken in seconds]
+            results[i] = run()
+            seconds[i].append(time.perf_counter() - began)
+    return [Timing(tuple(taken)) for taken in seconds], results
 
 
 def report(

@@ -63,7 +63,7 @@ def main() -> None:
     params = names.unflatten({**names.flatten(params), **jax.device_put(theirs.trained())})
     ours = OurGraft(config, inputs, params, rounds=args.rounds)
     errors = compare(ours, theirs)
-    timings = alternate([ours.step, theirs.step], repeats=args.repeats)
+    timings, _ = alternate([ours.step, theirs.step], repeats=args.repeats)
     within = report("step", errors, *timings, tolerance=TOLERANCE, required=RATIO)
     sys.exit(0 if within else 1)
 
