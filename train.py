@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Sequence
 
 from roam_jax.cli.arguments import load_config, make_parser, override, parse, run_command
-from roam_jax.train.curriculum import Curriculum
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,9 +25,6 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = parse(parser, argv)
     config = load_config(options.config)
     override(config, overrides)
-    rounds = 1  # of a model without loops
-    if config.train.task == "graft":
-        rounds = Curriculum(config.loop.rounds, config.loop.curriculum, steps=config.train.steps)
 
     # Imported late, so that --help and a mistyped key answer at once.
     from roam_jax.cli.dry_run import dry_run
@@ -48,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         experiment.batches(),
         config=config,
         workdir=options.workdir,
-        rounds=rounds,
+        rounds=experiment.rounds,
         rules=experiment.rules,
         provenance=provenance,
         evaluate=make_evaluate_hook(experiment),

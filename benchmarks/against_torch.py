@@ -1,4 +1,4 @@
-"""What benchmarks against torch share: weights that cross over, and timing the two in turn."""
+"""What benchmarks against torch share: a model of both, weights that cross over, timing in turn."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from roam_jax.cogvideox.config import TransformerConfig
+from roam_jax.cogvideox.graft import GraftedTransformer
+from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout, graft_topology
+from roam_jax.cogvideox.graft_config import GraftConfig
 from roam_jax.cogvideox.names import TensorName
-from roam_jax.contracts import Params
+from roam_jax.contracts import FRAMES_PER_LATENT, Params, TimeSpec
 from roam_jax.train import names
 
 
@@ -28,6 +32,34 @@ def params_from_torch(wanted: Iterable[TensorName], state: Mapping[str, Any]) ->
         layers = [name.to_ours(state[key].numpy()) for key in name.keys]
         flat[name.target] = jax.device_put(np.stack(layers) if name.stacked else layers[0])
     return names.unflatten(flat)
+
+
+def bare_graft(
+    config: TransformerConfig, latents: tuple[int, ...], *, rounds: int, gate: str
+) -> GraftedTransformer:
+    """Loops and a pooled decoder on the backbone, without the cells that torch's side lacks.
+
+    Args:
+        config: of the backbone.
+        latents: shape (B, F, C, H, W) of its input.
+        rounds: of every block.
+        gate: `loop.gate`.
+    """
+    _, frames, _, height, width = latents
+    layout = graft_layout(
+        time=TimeSpec(frames=FRAMES_PER_LATENT * (frames - 1) + 1, t_current=1),
+        rows=height // config.patch_size,
+        columns=width // config.patch_size,
+        width=config.width,
+        text_length=config.max_text_seq_length,
+        new=NewRegions(actions=False),
+    )
+    return GraftedTransformer(
+        config=config,
+        graft_config=GraftConfig(rounds=rounds, gate=gate, decoder="pooled"),
+        layout=layout,
+        topology=graft_topology(layout),
+    )
 
 
 def relative_error(ours: Iterable[Any], theirs: Iterable[Any]) -> float:

@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -163,13 +163,7 @@ def _seconds_of_others() -> float:
     return busy - time.process_time()
 
 
-def timed(function: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
-
-
-def spread(name: str, seconds: list[float]) -> dict[str, Any]:
+def spread(name: str, seconds: Sequence[float]) -> dict[str, Any]:
     """Median under `name`, and the range."""
     return {
         name: round(statistics.median(seconds), 3),
@@ -242,6 +236,7 @@ def measure_forward(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
     import jax
     import numpy as np
     import torch
+    from against_torch import alternate, relative_error
 
     torch.set_num_threads(THREADS)
     with Watch() as watch:
@@ -256,20 +251,14 @@ def measure_forward(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
     model, tensors = torch_model(folder / SOURCE), [torch.from_numpy(x) for x in inputs()]
     with torch.inference_mode(), Watch() as timing:
         theirs = model(*tensors).sample.numpy()
-        pairs = [
-            (
-                timed(lambda: apply(*arguments).block_until_ready()),
-                timed(lambda: model(*tensors)),
-            )
-            for _ in range(repeats)
-        ]
-    our_seconds, their_seconds = map(list, zip(*pairs, strict=True))
-    difference = np.linalg.norm(ours.astype(np.float64) - theirs) / np.linalg.norm(theirs)
+        runs = [lambda: apply(*arguments).block_until_ready(), lambda: model(*tensors)]
+        (our_times, their_times), _ = alternate(runs, repeats=repeats)
+    pairs = zip(our_times.seconds, their_times.seconds, strict=True)
     return {
-        "relative_l2": float(difference),
-        **spread("time_ratio", [ours / theirs for ours, theirs in pairs]),
-        **spread("ours_seconds", our_seconds),
-        **spread("torch_seconds", their_seconds),
+        "relative_l2": relative_error([ours], [theirs]),
+        **spread("time_ratio", [mine / other for mine, other in pairs]),
+        **spread("ours_seconds", our_times.seconds),
+        **spread("torch_seconds", their_times.seconds),
         "load_seconds": round(loaded - began, 3),
         "compile_seconds": round(compiled - loaded, 3),
         "first_call_seconds": round(first - compiled, 3),
@@ -299,6 +288,7 @@ def measure_gradient(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
     import numpy as np
+    from against_torch import alternate, bare_graft
 
     from roam_jax.cogvideox.graft_config import trainable_patterns
     from roam_jax.train import names
@@ -310,7 +300,7 @@ def measure_gradient(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
 
     with Watch() as watch:
         module, frozen = mapped_params(folder)
-        model = graft(module.config)
+        model = bare_graft(module.config, LATENTS, rounds=ROUNDS, gate="identity")
         arguments = (*inputs(), {})
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *arguments, rounds=1))
         trainable, _ = partition(shapes["params"], trainable_patterns("full"))
@@ -321,42 +311,20 @@ def measure_gradient(folder: pathlib.Path, repeats: int) -> dict[str, Any]:
         step = jax.jit(jax.value_and_grad(loss)).lower(trainable, frozen, *arguments).compile()
         compile_seconds = time.perf_counter() - began
         _, gradients = jax.block_until_ready(step(trainable, frozen, *arguments))
-        seconds = [
-            timed(lambda: jax.block_until_ready(step(trainable, frozen, *arguments)))
-            for _ in range(repeats)
-        ]
+        run = lambda: jax.block_until_ready(step(trainable, frozen, *arguments))  # noqa: E731
+        (times,), _ = alternate([run], repeats=repeats)
     gradients = names.flatten(gradients)
     analysis = step.memory_analysis()
     return {
         "parameters": {name: int(g.size) for name, g in gradients.items()},
         "gradient_norms": {name: float(jnp.linalg.norm(g)) for name, g in gradients.items()},
         "not_finite": int(sum((~np.isfinite(g)).sum() for g in gradients.values())),
-        **spread("seconds", seconds),
+        **spread("seconds", times.seconds),
         "compile_seconds": round(compile_seconds, 3),
         "temporary_gb": round(analysis.temp_size_in_bytes / GB, 3),
         "arguments_gb": round(analysis.argument_size_in_bytes / GB, 3),
         **watch.figures(),
     }
-
-
-def graft(config: Any) -> Any:
-    """Loops and a pooled decoder on the backbone; `LATENTS` are two latent frames."""
-    from roam_jax.cogvideox.graft import GraftedTransformer
-    from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout, graft_topology
-    from roam_jax.cogvideox.graft_config import GraftConfig
-    from roam_jax.contracts import TimeSpec
-
-    _, frames, _, height, width = LATENTS
-    layout = graft_layout(
-        time=TimeSpec(frames=4 * (frames - 1) + 1, t_current=1),
-        rows=height // config.patch_size,
-        columns=width // config.patch_size,
-        width=config.width,
-        text_length=config.max_text_seq_length,
-        new=NewRegions(actions=False),
-    )
-    loops = GraftConfig(rounds=ROUNDS, decoder="pooled")
-    return GraftedTransformer(config, loops, layout, graft_topology(layout))
 
 
 PARTS = {"import": measure_import, "forward": measure_forward, "gradient": measure_gradient}

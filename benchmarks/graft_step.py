@@ -20,12 +20,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from against_torch import alternate, machine, params_from_torch, relative_error, report
+from against_torch import (
+    alternate,
+    bare_graft,
+    machine,
+    params_from_torch,
+    relative_error,
+    report,
+)
 
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.graft import GraftedTransformer
-from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout, graft_topology
-from roam_jax.cogvideox.graft_config import GraftConfig, trainable_patterns
+from roam_jax.cogvideox.graft_config import trainable_patterns
 from roam_jax.cogvideox.names import transformer_names
 from roam_jax.contracts import ACTION_DIM, Params, TimeSpec
 from roam_jax.train import names
@@ -79,22 +85,8 @@ def make_inputs(config: TransformerConfig, size: tuple[int, int]) -> Inputs:
 
 
 def grafted(config: TransformerConfig, inputs: Inputs, *, rounds: int) -> GraftedTransformer:
-    """The model without action cells, which canvas-engineering's does not have."""
-    rows, columns = (side // config.patch_size for side in inputs["latents"].shape[-2:])
-    layout = graft_layout(
-        time=TIME,
-        rows=rows,
-        columns=columns,
-        width=config.width,
-        text_length=config.max_text_seq_length,
-        new=NewRegions(actions=False),
-    )
-    return GraftedTransformer(
-        config=config,
-        graft_config=GraftConfig(rounds=rounds, gate="sigmoid", decoder="pooled"),
-        layout=layout,
-        topology=graft_topology(layout),
-    )
+    """The model that canvas-engineering's is equal to."""
+    return bare_graft(config, inputs["latents"].shape, rounds=rounds, gate="sigmoid")
 
 
 def model_inputs(inputs: Inputs) -> tuple[Any, ...]:
@@ -167,12 +159,12 @@ def peak_memory(config: TransformerConfig, inputs: Inputs, *, rounds: int) -> di
     )
     ours = OurGraft(config, inputs, params, rounds=rounds)
     ours.step()
-    plan = ours.compiled.memory_analysis()
+    memory = ours.compiled.memory_analysis()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
     return {
         "rounds": rounds,
-        "temporaries": plan.temp_size_in_bytes / 2**20,
-        "arguments": plan.argument_size_in_bytes / 2**20,
+        "temporaries": memory.temp_size_in_bytes / 2**20,
+        "arguments": memory.argument_size_in_bytes / 2**20,
         "peak_resident": peak / 2**10,
     }
 

@@ -2,8 +2,7 @@
 
 The published sizes (`VAEConfig()`) with random weights, float32, one clip. The other side is
 diffusers' `AutoencoderKLCogVideoX` with the same weights, without gradients; the two take turns in
-one process, and their outputs are compared. The line after each
-comparison is JSON.
+one process, and their outputs are compared. The line after each comparison is JSON.
 """
 
 from __future__ import annotations

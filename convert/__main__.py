@@ -26,7 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m convert", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in (_add_import, _add_verify, _add_text, _add_prompts, _add_export):
+        add(verbs)
+    return parser
 
+
+def _add_import(verbs) -> None:
     add = verbs.add_parser(
         "import",
         help="transformer and VAE from a diffusers directory",
@@ -38,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--dst", type=pathlib.Path, required=True, metavar="DIR", help="new folder")
     add.set_defaults(run=_import)
 
+
+def _add_verify(verbs) -> None:
     add = verbs.add_parser(
         "verify",
         help="a conversion against diffusers, module by module (needs torch and diffusers)",
@@ -62,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.set_defaults(run=_verify)
 
+
+def _add_text(verbs) -> None:
     add = verbs.add_parser(
         "text",
         help="T5 embeddings of prompts (needs torch and transformers)",
@@ -88,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.set_defaults(run=_text)
 
+
+def _add_prompts(verbs) -> None:
     add = verbs.add_parser(
         "prompts",
         help="the distinct instructions of a robot dataset, one a line",
@@ -99,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="new file")
     add.set_defaults(run=_prompts)
 
+
+def _add_export(verbs) -> None:
     add = verbs.add_parser(
         "export",
         help="a pretrained transformer or VAE as a diffusers directory",
@@ -109,7 +122,6 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--dst", type=pathlib.Path, required=True, metavar="DIR", help="new folder")
     add.add_argument("--step", type=int, help="which checkpoint (default: the latest)")
     add.set_defaults(run=_export)
-    return parser
 
 
 def _import(args: argparse.Namespace) -> None:

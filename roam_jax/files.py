@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
+import uuid
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
@@ -12,18 +12,13 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
     Several processes may write at once; the last one wins.
     """
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
-    ) as partial:
-        try:
-            partial.write(text)
-            partial.flush()
-            os.fsync(partial.fileno())
-            # A temporary file is for its owner alone; give it what any new file would have.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(partial.name, 0o666 & ~mask)
-            os.replace(partial.name, path)
-        except BaseException:
-            os.unlink(partial.name)
-            raise
+    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with partial.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# From this likeness on, of 0 to 1, a name is taken for a misspelt one.
+CLOSE = 0.6
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like `name`; None where nothing is known."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.0) -> str | None:
+    """The known name that looks most like `name`; None where none is as like as `cutoff`."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return found[0] if found else None
 
 
@@ -20,15 +23,15 @@ def check_choice(key: str, value: str, known: Iterable[str]) -> None:
     """
     known = list(known)
     if value not in known:
-        close = difflib.get_close_matches(value, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        close = nearest(value, known, cutoff=CLOSE)
+        hint = f"; did you mean {close!r}?" if close else ""
         raise ValueError(f"{key} = {value!r}: expected one of {', '.join(known)}{hint}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ "did you mean 'x'?" where a known name is close, else all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = nearest(name, known, cutoff=CLOSE)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {close!r}?"
     return f"known: {', '.join(known)}" if known else "there is none"

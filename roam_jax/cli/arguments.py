@@ -7,7 +7,6 @@ overrides are applied, so a key that does not exist is refused with the nearest 
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.util
 import inspect
 import logging as std_logging
@@ -19,7 +18,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from roam_jax.spelling import nearest
+from roam_jax.spelling import CLOSE, nearest
 
 PREFIX = "--config."
 # What a user can mend; anything else is a defect and shows its traceback.
@@ -83,8 +82,8 @@ def load_config(name: str) -> ml_collections.ConfigDict:
     file, _, variant = name.partition(":")
     path = pathlib.Path(file)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")], cutoff=CLOSE)
+        hint = f"; did you mean {path.parent / near}?" if near else ""
         raise FileNotFoundError(f"--config {name}: no file {file}{hint}")
     root = str(path.resolve().parent.parent)
     if root not in sys.path:

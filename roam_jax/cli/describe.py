@@ -44,17 +44,17 @@ def main(argv: Sequence[str]) -> None:
     from roam_jax.evaluate.step_cost import compiled_bytes
     from roam_jax.tasks.sketch import sketch
 
-    plan = sketch(config)
+    sketched = sketch(config)
     if options.out:
         make_folder(options.out)  # tracing takes its time
-    report = {"name": options.config, **describe(plan)}
+    report = {"name": options.config, **describe(sketched)}
     if options.compile:
         report["bytes"]["compiled"] = compiled_bytes(
-            plan.task, config, rules=plan.rules, rounds=config.loop.rounds
+            sketched.task, config, rules=sketched.rules, rounds=config.loop.rounds
         )
     print("\n".join(report_lines(report)))
     if options.out:
-        write_report(options.out, report, plan.model)
+        write_report(options.out, report, sketched.model)
 
 
 def make_folder(out: pathlib.Path) -> None:

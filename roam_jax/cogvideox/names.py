@@ -7,11 +7,12 @@ and the check of every key are the same few functions for every model. NumPy onl
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from roam_jax.spelling import nearest
 
 if TYPE_CHECKING:
     from roam_jax.cogvideox.config import TransformerConfig
@@ -127,8 +128,8 @@ def _compare(
         if name in found and tuple(found[name]) != shape
     ]
     report = [
-        f"{len(lines)} {word}: {_shorten(lines, nearest)}"
-        for word, lines, nearest in (
+        f"{len(lines)} {word}: {_shorten(lines, candidates)}"
+        for word, lines, candidates in (
             ("missing", missing, ()),
             ("unexpected", unexpected, missing),
             ("misshapen", misshapen, ()),
@@ -139,11 +140,11 @@ def _compare(
         raise ValueError(f"{where}: tensors do not fit the model. " + "; ".join(report))
 
 
-def _shorten(lines: Sequence[str], nearest: Sequence[str], *, shown: int = 20) -> str:
+def _shorten(lines: Sequence[str], missing: Sequence[str], *, shown: int = 20) -> str:
     listed = []
     for line in lines[:shown]:
-        match = difflib.get_close_matches(line, nearest, n=1, cutoff=0.8)
-        listed.append(f"{line} (nearest missing: {match[0]})" if match else line)
+        match = nearest(line, missing, cutoff=0.8)
+        listed.append(f"{line} (nearest missing: {match})" if match else line)
     rest = f" and {len(lines) - shown} more" if len(lines) > shown else ""
     return ", ".join(listed) + rest
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import mmap
 import os
 import pathlib
@@ -19,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float32, UInt8
 
-from roam_jax.contracts import ACTION_DIM, PROPRIO_DIM, REWARD_DIM
+from roam_jax.contracts import ACTION_DIM, PROPRIO_DIM
 from roam_jax.data.example import Example
 from roam_jax.data.records import Record, index_shard, read_record
 from roam_jax.spelling import did_you_mean
@@ -31,8 +32,8 @@ INSTRUCTION = "steps/language_instruction"
 EMBEDDING = "steps/language_embedding"
 FILE_PATH = "episode_metadata/file_path"
 EPISODE_ID = "episode_metadata/episode_id"
-# Numbers of every step, and how many a step has.
-TRACKS = {STATE: PROPRIO_DIM, ACTION: ACTION_DIM, REWARD: REWARD_DIM}
+# Numbers of every step, and their shape.
+TRACKS = {STATE: (PROPRIO_DIM,), ACTION: (ACTION_DIM,), REWARD: ()}
 # Episodes are stored upright; an orientation tag must not turn a frame.
 DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -177,7 +178,7 @@ class EpisodeReader:
                 f"{where} has a dict action with {sorted(nested)}, the layout of OXE's `bridge`; "
                 f"expected {ACTION} as ({ACTION_DIM},) float32, as in bridge_dataset 1.0.0"
             )
-        for name, shape in {STATE: (PROPRIO_DIM,), ACTION: (ACTION_DIM,), REWARD: ()}.items():
+        for name, shape in TRACKS.items():
             feature = self._features.get(name)
             if feature is None or feature.shape != shape or feature.np_dtype != np.float32:
                 raise ValueError(f"{where}: {name} is {feature}, expected {shape} float32")
@@ -235,7 +236,7 @@ class EpisodeReader:
         images = tuple(example.byte_strings(self._image))
         lengths = {self.camera: len(images)}
         tracks = {name: example.floats(name) for name in TRACKS}
-        lengths |= {name: len(tracks[name]) / width for name, width in TRACKS.items()}
+        lengths |= {n: len(tracks[n]) / math.prod(shape) for n, shape in TRACKS.items()}
         if set(lengths.values()) != {header.steps}:
             raise ValueError(f"steps differ between features: {lengths}, expected {header.steps}")
         embedding = None

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from roam_jax.cogvideox.graft_cells import PREDICTED
 from roam_jax.evaluate.bootstrap import estimate_mean
 
 # Predicted stream -> fields of a batch with its future and its observed values.
-STREAMS = {
-    "proprio": ("future_proprio", "observed_proprio"),
-    "reward": ("future_reward", "observed_reward"),
-}
+STREAMS = {output: (region, f"observed_{output}") for region, (output, _) in PREDICTED.items()}
 
 
 def stream_figures(

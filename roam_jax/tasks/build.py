@@ -65,6 +65,11 @@ class Experiment:
     rules: sharding.Rules
     fingerprints: Mapping[str, str]
 
+    @property
+    def rounds(self) -> Curriculum:
+        """Rounds of every training step."""
+        return _rounds(self.config)
+
     def batches(self) -> Loader:
         """The endless training batches; encodes all windows first where the config says so."""
         source = self.train
@@ -141,16 +146,9 @@ def task_maker(
 
 def _check_run(config: ml_collections.ConfigDict) -> None:
     """Refuses what neither data nor weights nor devices could make right."""
-    loop, train = config.loop, config.train
-    if train.task == "graft":
-        Curriculum(loop.rounds, tuple(loop.curriculum), steps=train.steps)  # a list from JSON
-    elif loop.curriculum:
-        raise ValueError(
-            f"loop.curriculum = {loop.curriculum}: train.task = {train.task} has no loop, "
-            "expected ()"
-        )
-    if train.batch_size < 1:
-        raise ValueError(f"train.batch_size = {train.batch_size}: expected at least 1")
+    _rounds(config)
+    if config.train.batch_size < 1:
+        raise ValueError(f"train.batch_size = {config.train.batch_size}: expected at least 1")
     sizes = {axis: config.mesh[axis] for axis in MESH_AXES}
     for axis, size in sizes.items():
         if size < 1 and size != -1:
@@ -158,6 +156,20 @@ def _check_run(config: ml_collections.ConfigDict) -> None:
     if all(size == -1 for size in sizes.values()):
         given = ", ".join(f"mesh.{axis} = -1" for axis in sizes)
         raise ValueError(f"{given}: expected at most one -1, for the rest")
+
+
+def _rounds(config: ml_collections.ConfigDict) -> Curriculum:
+    """Rounds of every step; always one in a model without loops."""
+    loop, train = config.loop, config.train
+    if train.task == "graft":
+        # A config that was read from JSON has a list.
+        return Curriculum(loop.rounds, tuple(loop.curriculum), steps=train.steps)
+    if loop.curriculum:
+        raise ValueError(
+            f"loop.curriculum = {loop.curriculum}: train.task = {train.task} has no loop, "
+            "expected ()"
+        )
+    return Curriculum(1, (), steps=train.steps)
 
 
 def encoded(task: Task, *, time: TimeSpec, latent_shape: tuple[int, ...]) -> Task:

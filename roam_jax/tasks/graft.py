@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from roam_jax.cogvideox.graft import GraftedTransformer
 from roam_jax.cogvideox.graft_canvas import FUTURE
-from roam_jax.cogvideox.graft_cells import DATA_FIELDS
+from roam_jax.cogvideox.graft_cells import DATA_FIELDS, PREDICTED
 from roam_jax.contracts import ACTION_DIM, ArraySpec, Batch, Params, TimeSpec
 from roam_jax.diffusion.sampler import ddim_step, next_timesteps, trailing_timesteps
 from roam_jax.diffusion.schedule import NoiseSchedule
@@ -27,7 +27,10 @@ from roam_jax.tasks.backbone import Backbone
 from roam_jax.tasks.rows import share_of_rows
 
 # Output of the model -> field of the batch that it is compared with.
-TARGETS = {"actions": "action_chunk", "proprio": "future_proprio", "reward": "future_reward"}
+TARGETS = {
+    "actions": "action_chunk",
+    **{output: region for region, (output, _) in PREDICTED.items()},  # named alike in a batch
+}
 CLEAN_TIMESTEPS = ("global", "zero")
 
 

@@ -1,6 +1,5 @@
 """A small experiment: five episodes of noise, random weights of a very small CogVideoX."""
 
-import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -8,10 +7,9 @@ import tensorflow_datasets as tfds
 from roam_jax.cli.arguments import load_config
 from roam_jax.evaluate.graft import GraftEvaluation
 from roam_jax.tasks.build import build
-from roam_jax.train.sharding import make_mesh
-from roam_jax.train.state import abstract_params, create_params, load_pretrained
 from tests.conftest import ROOT
 from tests.data import rlds
+from tests.tasks.models import fresh_params
 
 SIZE, TEXT = 16, 512
 # Stored steps of each episode; windows of 9 frames: 2 + 1 + 4 in train, 3 + 1 in val.
@@ -60,10 +58,7 @@ def make_config(weights, toy_root):
 
 def make_params(experiment):
     """Parameters in which rounds and observations matter."""
-    mesh = make_mesh(1, 1, devices=jax.devices()[:1])
-    like = abstract_params(experiment.task, mesh, rules=experiment.rules)
-    pretrained = load_pretrained(experiment.task, like)
-    params = create_params(experiment.task, like, pretrained=pretrained, seed=0)
+    params = fresh_params(experiment)
     rng = np.random.default_rng(0)
     for rows in (params["blocks"]["loop"], params["graft"]["decoder"]["out"]):
         for name, value in rows.items():

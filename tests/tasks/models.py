@@ -7,11 +7,17 @@ from roam_jax.train.sharding import make_mesh
 from roam_jax.train.state import abstract_params, create_params, load_pretrained
 
 
-def make_params(experiment):
+def fresh_params(experiment):
+    """Pretrained and initial values, on one device."""
     mesh = make_mesh(1, 1, devices=jax.devices()[:1])
     like = abstract_params(experiment.task, mesh, rules=experiment.rules)
     pretrained = load_pretrained(experiment.task, like)
-    params = create_params(experiment.task, like, pretrained=pretrained, seed=0)
+    return create_params(experiment.task, like, pretrained=pretrained, seed=0)
+
+
+def make_params(experiment):
+    """Parameters in which predictions depend on what is read."""
+    params = fresh_params(experiment)
     # Decoders start at zero; moved, so that what they predict depends on what they read.
     for name, module in params["graft"].items():
         if name.endswith("decoder"):
