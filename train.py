@@ -4,6 +4,7 @@ python train.py --config configs/bridge_3loop.py:tiny --workdir runs/tiny
 python train.py --config FILE[:VARIANT] --workdir DIR --config.optim.lr=3e-4
 """
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 
@@ -39,16 +40,17 @@ def main(argv: Sequence[str]) -> None:
         return
     provenance = experiment.provenance()
     Workdir(options.workdir).require(config, provenance)  # before windows are encoded
-    loop.run(
-        experiment.task,
-        experiment.batches(),
-        config=config,
-        workdir=options.workdir,
-        rounds=experiment.rounds,
-        rules=experiment.rules,
-        provenance=provenance,
-        evaluate=make_evaluate_hook(experiment),
-    )
+    with contextlib.closing(experiment.batches()) as batches:
+        loop.run(
+            experiment.task,
+            batches,
+            config=config,
+            workdir=options.workdir,
+            rounds=experiment.rounds,
+            rules=experiment.rules,
+            provenance=provenance,
+            evaluate=make_evaluate_hook(experiment),
+        )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ steps since its last checkpoint bit for bit.
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 import time
@@ -18,12 +19,13 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from roam_jax.contracts import Batch, Params, Task
+from roam_jax.contracts import Params, Task
 from roam_jax.train import optim, sharding
 from roam_jax.train.checkpoint import Checkpoints
 from roam_jax.train.curriculum import Curriculum
 from roam_jax.train.interrupts import Interrupts
 from roam_jax.train.metrics import MetricsLog
+from roam_jax.train.prefetch import DevicePrefetch
 from roam_jax.train.progress import Progress
 from roam_jax.train.state import (
     TrainState,
@@ -109,9 +111,11 @@ def run(
             n: _compile(train_step, like, frozen, batch_shapes, rounds=n)
             for n in curriculum.remaining(start)
         }
+        put = functools.partial(sharding.put_batch, shapes=batch_shapes)
         with (
             MetricsLog(folder.metrics_file, folder.tensorboard, last_step=start) as log,
             Progress(start, steps) as progress,
+            DevicePrefetch(batches, put) as ready,
         ):
             pause = _Pause(
                 config=config,
@@ -119,7 +123,7 @@ def run(
                 checkpoints=checkpoints,
                 log=log,
                 progress=progress,
-                batches=batches,
+                batches=ready,
                 frozen=frozen,
                 evaluate=evaluate,
             )
@@ -131,9 +135,9 @@ def run(
                     logging.info("%s: stopped after step %d", interrupts.signal.name, step)
                     raise SystemExit(interrupts.exit_code)
                 if step < steps:
-                    batch = sharding.put_batch(_draw(batches, step), batch_shapes)
-                    # The host prepares a batch while the devices run one step, and no further.
+                    # The host stays one step ahead, and no further; what it then waits for is data.
                     jax.block_until_ready(metrics)
+                    batch = _draw(ready, step)
                     train_step = train_steps[curriculum.rounds_at(step)]
                     state, metrics = train_step(state, frozen, batch)
                     progress.advance()
@@ -151,7 +155,7 @@ class _Pause:
         checkpoints: Checkpoints,
         log: MetricsLog,
         progress: Progress,
-        batches: Any,
+        batches: DevicePrefetch,
         frozen: Params,
         evaluate: Evaluate | None,
     ):
@@ -170,7 +174,9 @@ class _Pause:
         metrics = jax.device_get(metrics)
         values = {name: float(metrics[name]) for name in sorted(metrics, key=lambda n: n != "loss")}
         self._require_finite(step, values)
+        steps = self._progress.lap_steps
         values["seconds_per_step"] = self._progress.lap(values["loss"])
+        values["seconds_waiting"] = self._batches.seconds_waited() / max(1, steps)
         if evaluate:
             found = self._evaluate(merge(state.trainable, self._frozen), step)
             values |= {f"eval/{name}": float(value) for name, value in found.items()}
@@ -201,7 +207,7 @@ def _check_train(train: ConfigDict) -> None:
             raise ValueError(f"train.{leaf} = {train[leaf]}: expected {bound} or more")
 
 
-def _draw(batches: Any, step: int) -> Batch:
+def _draw(batches: DevicePrefetch, step: int) -> Mapping[str, jax.Array]:
     batch = next(batches, None)
     if batch is None:
         raise ValueError(f"the batches ended after {step} steps; expected an endless iterator")

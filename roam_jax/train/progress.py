@@ -48,6 +48,11 @@ class Progress:
             text = "step %d of %d, loss %.4f, %.3g s a step, %s left"
             logging.info(text, self._step, self._steps, self._loss, a_step, left)
 
+    @property
+    def lap_steps(self) -> int:
+        """Finished steps since the last lap began."""
+        return self._lap_steps
+
     def lap(self, loss: float) -> float:
         """Seconds a step since the last lap began; `loss` is shown from now on."""
         self._loss = loss

@@ -185,13 +185,18 @@ def put_batch(
     """A host batch on the devices, each with its rows.
 
     Args:
-        batch: name -> host array.
+        batch: name -> host array; of several processes, each brings its share of the rows, in the
+            order of the processes.
         shapes: what the step was compiled for, from `batch_shapes`.
 
     Raises:
         ValueError: a field is missing or unexpected, or has another shape or dtype.
     """
-    want = {name: (tuple(spec.shape), str(spec.dtype)) for name, spec in shapes.items()}
+    processes = jax.process_count()
+    want = {
+        name: ((spec.shape[0] // processes, *spec.shape[1:]), str(spec.dtype))
+        for name, spec in shapes.items()
+    }
     have = {name: (tuple(array.shape), str(array.dtype)) for name, array in batch.items()}
     wrong = [
         f"{name} is {have.get(name, 'missing')}, expected {want.get(name, 'no such field')}"
@@ -200,4 +205,9 @@ def put_batch(
     ]
     if wrong:
         raise ValueError("batch does not fit Task.batch_spec: " + "; ".join(wrong))
-    return {name: jax.device_put(array, shapes[name].sharding) for name, array in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(
+            shapes[name].sharding, array, shapes[name].shape
+        )
+        for name, array in batch.items()
+    }

@@ -26,6 +26,7 @@ FREE_KEYS = (
     "backbone.path",
     "data.root",
     "data.text",
+    "data.workers",
 )
 # The part of the provenance that must not change: what the data and the frozen weights are.
 FINGERPRINTS = "fingerprints"

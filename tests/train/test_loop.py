@@ -51,11 +51,13 @@ def test_workdir_of_a_run(finished):
 def test_metrics_of_a_run(finished):
     rows = read_metrics(finished[0].metrics_file)
     assert [row["step"] for row in rows] == [1, 4, 5, 8, 10, 12]
-    keys = ["step", "rounds", "loss", "grad_norm", "loss/mean_error", "lr", "seconds_per_step"]
+    keys = ["step", "rounds", "loss", "grad_norm", "loss/mean_error", "lr"]
+    keys += ["seconds_per_step", "seconds_waiting"]
     assert {row["rounds"] for row in rows} == {2}
     for row in rows:
         evaluated = row["step"] in (5, 10, 12)
         assert list(row) == keys + ["eval/error"] * evaluated
+        assert 0 <= row["seconds_waiting"] <= row["seconds_per_step"]
         if evaluated:
             assert row["eval/error"] == row["step"] / 2
     assert rows[-1]["loss"] < rows[0]["loss"] / 2
