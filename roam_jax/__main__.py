@@ -10,7 +10,10 @@ from roam_jax.cli.arguments import run_command
 from roam_jax.spelling import did_you_mean
 
 # Verb -> what it does; `main(argv)` of roam_jax.cli.VERB is imported when it is asked for.
-VERBS = {"describe": "what a config builds and costs, before it runs"}
+VERBS = {
+    "describe": "what a config builds and costs, before it runs",
+    "pack": "a dataset as ArrayRecord shards, which are read at random",
+}
 
 
 def main(argv: Sequence[str]) -> None:

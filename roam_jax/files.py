@@ -7,15 +7,15 @@ import pathlib
 import uuid
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replaces a file as a whole: a reader, or a run after a crash, sees the old or the new text.
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Replaces a file as a whole: a reader, or a run after a crash, sees the old or the new one.
 
     Several processes may write at once; the last one wins.
     """
     partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -8,13 +8,25 @@ Wire format: protobuf.dev/programming-guides/encoding; the messages: tensorflow'
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import mmap
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 Buffer = bytes | mmap.mmap
 Span = tuple[int, int]
+
+
+class Message(NamedTuple):
+    """Where a serialized message lies; a memory map stays open only as long as its owner has it."""
+
+    buffer: Buffer
+    start: int
+    stop: int
+
 
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 BYTES_LIST, FLOAT_LIST, INT64_LIST = 1, 2, 3
@@ -64,17 +76,35 @@ class Example:
 
     def byte_strings(self, name: str, limit: int | None = None) -> list[bytes]:
         """Values of a bytes feature, at most `limit` of them from the first."""
-        values = []
-        for _, _, (start, stop) in _fields(self._buffer, self._list(name, BYTES_LIST)):
-            if len(values) == limit:
-                break
-            values.append(bytes(self._buffer[start:stop]))
-        return values
+        spans = itertools.islice(self._byte_spans(name), limit)
+        return [bytes(self._buffer[start:stop]) for start, stop in spans]
 
-    def float_count(self, name: str) -> int:
-        """How many values a float feature has, without reading them."""
+    def byte_views(self, name: str) -> list[memoryview]:
+        """Values of a bytes feature without copying them; they keep the whole buffer alive."""
+        view = memoryview(self._buffer)
+        return [view[start:stop] for start, stop in self._byte_spans(name)]
+
+    def _byte_spans(self, name: str) -> Iterator[Span]:
+        return (span for _, _, span in _fields(self._buffer, self._list(name, BYTES_LIST)))
+
+    def number_count(self, name: str) -> int:
+        """How many values `numbers` gives; floats are counted without reading them."""
+        if self._features.get(name, (0, None))[0] == INT64_LIST:
+            return len(self.integers(name))
         spans = (span for _, _, span in _fields(self._buffer, self._list(name, FLOAT_LIST)))
         return sum(stop - start for start, stop in spans) // 4
+
+    def first(self, name: str) -> str | int | None:
+        """The first value of a text or integer feature; None where it has no value."""
+        if self._features.get(name, (0, None))[0] == INT64_LIST:
+            return next(iter(self.integers(name)), None)
+        return next((text.decode() for text in self.byte_strings(name, 1)), None)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """Values of a float, integer or boolean feature, flat float32."""
+        if self._features.get(name, (0, None))[0] == INT64_LIST:
+            return np.array(self.integers(name), np.float32)
+        return self.floats(name)
 
     def floats(self, name: str) -> np.ndarray:
         """Values of a float feature, flat float32."""
@@ -97,6 +127,18 @@ class Example:
         return values
 
 
+def feature_ends(message: Message) -> Iterator[int]:
+    """Bytes at which the features of an Example end, found without looking into them.
+
+    Ends early where the bytes are no Example.
+    """
+    buffer, start, stop = message
+    with contextlib.suppress(ValueError):
+        for features in _messages(buffer, (start, stop)):
+            for _, end in _messages(buffer, features):
+                yield end
+
+
 def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
     """(value, position after it) of a base-128 integer."""
     value = shift = 0
@@ -116,10 +158,15 @@ def _fields(buffer: Buffer, span: Span) -> Iterator[tuple[int, int, Span]]:
     position, end = span
     while position < end:
         try:
-            tag, position = _varint(buffer, position)
+            # Numbers below 128 are one byte; most are, and a call for each would double the time.
+            tag, position = buffer[position], position + 1
+            if tag > 0x7F:
+                tag, position = _varint(buffer, position - 1)
             start, wire = position, tag & 7
             if wire == LENGTH_DELIMITED:
-                size, start = _varint(buffer, position)
+                size, start = buffer[position], position + 1
+                if size > 0x7F:
+                    size, start = _varint(buffer, position)
                 position = start + size
             elif wire == VARINT:
                 _, position = _varint(buffer, position)

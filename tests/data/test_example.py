@@ -5,7 +5,7 @@ import mmap
 import numpy as np
 import pytest
 
-from roam_jax.data.example import Example
+from roam_jax.data.example import Example, Message, feature_ends
 from tests.data import rlds
 
 FLOATS = np.array([1.5, -2.0, 3.25, np.pi], np.float32)
@@ -17,10 +17,32 @@ def test_values_of_every_kind():
     )
     assert "f" in example and "g" not in example
     np.testing.assert_array_equal(example.floats("f"), FLOATS)
-    assert example.float_count("f") == 4
+    assert example.number_count("f") == example.number_count("i") == 4
     assert example.integers("i") == [0, 7, -3, 1 << 40]
+    np.testing.assert_array_equal(example.numbers("i"), np.array([0, 7, -3, 1 << 40], np.float32))
+    np.testing.assert_array_equal(example.numbers("f"), FLOATS)
     assert example.byte_strings("b") == [b"", b"x" * 300, b"yz"]
     assert example.byte_strings("b", 1) == [b""]
+    assert [bytes(view) for view in example.byte_views("b")] == [b"", b"x" * 300, b"yz"]
+
+
+def test_booleans_are_numbers():
+    example = Example(rlds.example({"open": np.array([True, False, True])}))
+    np.testing.assert_array_equal(example.numbers("open"), [1, 0, 1])
+    assert example.number_count("open") == 3 and example.numbers("open").dtype == np.float32
+
+
+def test_the_first_value_of_a_text_or_an_integer():
+    example = Example(rlds.example({"t": ["größe".encode(), b"b"], "i": [-4, 2], "none": [b""]}))
+    assert (example.first("t"), example.first("i"), example.first("none")) == ("größe", -4, "")
+    empty = rlds.field(1, rlds.field(1, b"e") + rlds.field(2, b""))
+    assert Example(rlds.field(1, empty)).first("e") is None
+
+
+def test_views_copy_nothing():
+    payload = rlds.example({"b": [b"x" * 300, b"yz"]})
+    (view, _) = Example(payload).byte_views("b")
+    assert view.obj is payload and len(view) == 300
 
 
 def test_unpacked_numbers_mean_the_same():
@@ -33,7 +55,7 @@ def test_unpacked_numbers_mean_the_same():
     )
     example = Example(rlds.field(1, message))
     np.testing.assert_array_equal(example.floats("f"), FLOATS)
-    assert example.float_count("f") == 4
+    assert example.number_count("f") == 4 and example.number_count("i") == 2
     assert example.integers("i") == [3, -1]
     assert example.byte_strings("empty") == [] and example.integers("empty") == []
 
@@ -44,6 +66,19 @@ def test_reads_in_place_from_a_map(tmp_path):
     path.write_bytes(b"before" + payload + b"after")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
         np.testing.assert_array_equal(Example(pages, 6, 6 + len(payload)).floats("f"), FLOATS)
+
+
+def test_where_features_end():
+    entries = [
+        rlds.field(1, rlds.field(1, name) + rlds.field(2, rlds.field(1, rlds.field(1, name * 50))))
+        for name in (b"a", b"bb", b"ccc")
+    ]
+    payload = rlds.field(1, b"".join(entries))
+    first = len(payload) - sum(map(len, entries))
+    message = Message(b"before" + payload + b"after", 6, 6 + len(payload))
+    ends = 6 + first + np.cumsum([*map(len, entries)])
+    assert list(feature_ends(message)) == ends.tolist()
+    assert list(feature_ends(Message(b"no example", 0, 10))) == []
 
 
 def test_missing_and_mistaken_features_are_named():
