@@ -1,4 +1,4 @@
-"""Relabelled robot actions: what the arm did, rather than what it was told.
+"""Robot actions between the frames of a window, by what their dataset's declaration says.
 
 Commands in BridgeData V2 correlate only 0.72 to 0.93 with the motion that follows, so pose actions
 are differences of reached states, as in the preprocessing that Octo and OpenVLA share. Two
@@ -13,49 +13,91 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float32
 
-from roam_jax.contracts import ACTION_DIM, ANGLES, GRIPPER
+from roam_jax.data.declaration import DatasetDeclaration, Reached, Stored
 
-# The first stored action of an episode is all zeros, so reading starts at the second step.
-FIRST_STEP = 1
 OPEN_ABOVE, CLOSED_BELOW = 0.95, 0.05
 UNDECIDED = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeActions:
-    """Actions of an episode's n kept steps; row i is the transition from kept step i to i + 1.
+    """Actions of an episode's n kept steps; row i is the transition from kept step i to i + stride.
 
     Args:
-        inputs: (n - 1, 7) for past actions: pose in m and rad; gripper 1 open, 0 closed, 0.5 not
-            yet decided. Row i depends on kept steps 0..i + 1 alone.
-        targets: (n - 1, 7) for predicted actions: the same pose, gripper 1 or 0 by looking ahead.
+        inputs: (n - stride, A) for past actions; grippers 1 open, 0 closed, 0.5 not yet decided.
+            Row i depends on kept steps 0..i + stride alone.
+        targets: (n - stride, A) for predicted actions: the same, grippers 1 or 0 by looking ahead.
     """
 
-    inputs: Float32[np.ndarray, "actions 7"]
-    targets: Float32[np.ndarray, "actions 7"]
+    inputs: Float32[np.ndarray, "actions A"]
+    targets: Float32[np.ndarray, "actions A"]
 
 
-def relabel(
-    state: Float32[np.ndarray, "steps 7"], action: Float32[np.ndarray, "steps 7"]
+def episode_actions(
+    declaration: DatasetDeclaration,
+    state: Float32[np.ndarray, "steps S"],
+    command: Float32[np.ndarray, "steps A"],
+    *,
+    stride: int = 1,
 ) -> EpisodeActions:
-    """Actions between the kept steps of an episode.
+    """Actions between the kept steps of an episode, each over `stride` steps.
 
     Args:
-        state: stored states: x, y, z in m; roll, pitch, yaw in rad; gripper opening.
-        action: stored commands; only the gripper's (1 open, 0 closed) is used.
+        declaration: what the numbers mean, and how many steps at the start are dropped.
+        state: of every stored step.
+        command: stored action of every step; dimensions that are reached are not looked at.
+        stride: steps between two frames.
 
     Returns:
-        One row less than kept steps: the last observation has no action. No row for an episode of
-        fewer than two kept steps.
+        `stride` rows less than kept steps: the last observations have no action. No row for an
+        episode that is shorter.
     """
-    state, action = state[FIRST_STEP:], action[FIRST_STEP:]
-    if len(state) < 2:
-        return EpisodeActions(*(np.zeros((0, ACTION_DIM), np.float32) for _ in range(2)))
-    pose = np.diff(state[:, :GRIPPER], axis=0)
-    pose[:, ANGLES] = wrap_angle(pose[:, ANGLES])
-    command = action[:, GRIPPER]
-    grippers = gripper_inputs(command), gripper_targets(command)
-    return EpisodeActions(*(np.column_stack([pose, gripper[:-1]]) for gripper in grippers))
+    state, command = state[declaration.skip_first :], command[declaration.skip_first :]
+    rows = max(0, len(state) - stride)
+    inputs = np.zeros((rows, command.shape[1]), np.float32)
+    targets = np.zeros_like(inputs)
+    if not rows:
+        return EpisodeActions(inputs, targets)
+    first = 0
+    for part in declaration.action:
+        here = slice(first, first + len(part.names))
+        first = here.stop
+        if isinstance(part, Stored) and part.kind == "gripper":
+            for place in range(here.start, here.stop):
+                # The command of the last step before a frame decides what the gripper does by then.
+                last = slice(stride - 1, stride - 1 + rows)
+                inputs[:, place] = gripper_inputs(command[:, place])[last]
+                targets[:, place] = gripper_targets(command[:, place])[last]
+            continue
+        if isinstance(part, Reached):
+            values = _reached(declaration, part, state, stride=stride)
+        else:
+            values = _commanded(part, command[:, here], stride=stride)
+        inputs[:, here] = targets[:, here] = values
+    return EpisodeActions(inputs, targets)
+
+
+def _reached(
+    declaration: DatasetDeclaration, part: Reached, state: np.ndarray, *, stride: int
+) -> np.ndarray:
+    """Change of the named dimensions of the state over `stride` steps."""
+    spec = declaration.state_spec
+    columns = [spec.names.index(name) for name in part.names]
+    moved = state[stride:, columns] - state[:-stride, columns]
+    angles = [i for i, column in enumerate(columns) if spec.kinds[column] == "angle"]
+    moved[:, angles] = wrap_angle(moved[:, angles])
+    return moved
+
+
+def _commanded(part: Stored, command: np.ndarray, *, stride: int) -> np.ndarray:
+    """The command of `stride` steps: deltas add up, of absolute values the last counts."""
+    rows = len(command) - stride
+    if stride == 1 or part.per_step == "absolute":
+        values = command[stride - 1 : stride - 1 + rows]
+    else:
+        steps = np.lib.stride_tricks.sliding_window_view(command[:-1], stride, axis=0)
+        values = steps.sum(axis=-1, dtype=np.float64).astype(np.float32)
+    return wrap_angle(values) if part.kind == "angle" else values
 
 
 def wrap_angle(angle: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:

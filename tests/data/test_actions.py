@@ -1,12 +1,19 @@
-"""Relabelled actions against step-by-step references."""
+"""Actions between frames against step-by-step references, at every stride."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roam_jax.data.actions import gripper_inputs, gripper_targets, relabel, wrap_angle
+from roam_jax.data.actions import (
+    episode_actions,
+    gripper_inputs,
+    gripper_targets,
+    wrap_angle,
+)
 from roam_jax.data.dataset import EpisodeReader
+from roam_jax.data.declaration import DatasetDeclaration, Stored
+from roam_jax.data.known import BRIDGE
 from tests.data import rlds
 
 
@@ -26,6 +33,23 @@ def forward_scan(command):
         carried = 1.0 if value > 0.95 else 0.0 if value < 0.05 else carried
         out.append(carried)
     return out
+
+
+def bridge_actions(state, action, *, stride=1):
+    """As for Bridge; the command of pose dimensions is nothing that may be looked at."""
+    command = np.full_like(action, np.nan)
+    command[:, 6] = action[:, 6]
+    return episode_actions(BRIDGE, state, command, stride=stride)
+
+
+def relabelled(state, action):
+    """The published preprocessing with wrapped differences: poses by states, grippers by scans."""
+    state, command = state[1:], action[1:, 6]
+    pose = np.diff(state[:, :6], axis=0)
+    pose[:, 3:] = (pose[:, 3:].astype(np.float64) + np.pi) % (2 * np.pi) - np.pi
+    return tuple(
+        np.column_stack([pose, scan(command)[:-1]]) for scan in (forward_scan, reverse_scan)
+    )
 
 
 COMMANDS = st.lists(
@@ -66,13 +90,13 @@ def test_half_a_turn_is_positive():
 def test_a_yaw_jump_is_a_small_turn():
     state = np.zeros((3, 7), np.float32)
     state[1:, 5] = 3.1, -3.1
-    pose = relabel(state, np.ones((3, 7), np.float32)).targets
+    pose = bridge_actions(state, np.ones((3, 7), np.float32)).targets
     np.testing.assert_allclose(pose[0, 5], 2 * np.pi - 6.2, atol=1e-6)
 
 
 def test_pose_is_the_difference_of_kept_states():
     episode = rlds.StoredEpisode.random(0, 9)
-    actions = relabel(episode.state, episode.action)
+    actions = bridge_actions(episode.state, episode.action)
     assert actions.targets.shape == actions.inputs.shape == (7, 7)
     for i in range(7):
         change = episode.state[i + 2] - episode.state[i + 1]
@@ -85,29 +109,122 @@ def test_pose_is_the_difference_of_kept_states():
     np.testing.assert_array_equal(actions.inputs[:, 6], forward_scan(kept)[:-1])
 
 
+@given(st.integers(0, 99), st.integers(3, 20))
+def test_bridge_at_its_own_rate_equals_the_published_relabelling(seed, steps):
+    episode = rlds.StoredEpisode.random(seed, steps)
+    found = bridge_actions(5 * episode.state, episode.action)
+    inputs, targets = relabelled(5 * episode.state, episode.action)
+    np.testing.assert_allclose(found.inputs, inputs, atol=2e-6)
+    np.testing.assert_allclose(found.targets, targets, atol=2e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_what_was_reached_over_several_steps(stride):
+    episode = rlds.StoredEpisode.random(3, 14)
+    state, gripper = 4 * episode.state[1:], episode.action[1:, 6]
+    actions = bridge_actions(4 * episode.state, episode.action, stride=stride)
+    assert actions.targets.shape == actions.inputs.shape == (13 - stride, 7)
+    turned = 0
+    for i in range(13 - stride):
+        change = state[i + stride] - state[i]
+        np.testing.assert_array_equal(actions.targets[i, :3], change[:3])
+        angle = np.arctan2(*(f(change[3:6].astype(np.float64)) for f in (np.sin, np.cos)))
+        np.testing.assert_allclose(actions.targets[i, 3:6], angle, atol=2e-6)
+        turned += (np.abs(change[3:6]) > np.pi).sum()
+        # The gripper command of the last step before the frame.
+        last = i + stride - 1
+        assert actions.targets[i, 6] == reverse_scan(gripper)[last]
+        assert actions.inputs[i, 6] == forward_scan(gripper)[last]
+    assert turned > 3
+    np.testing.assert_array_equal(actions.inputs[:, :6], actions.targets[:, :6])
+
+
+def stored_arm(*, per_step):
+    """An arm whose actions are what it was told, a gripper in the middle."""
+    names = ("reach", "lift")
+    return DatasetDeclaration(
+        name="arm",
+        cameras={"wrist": "steps/image"},
+        state=(Stored(("a",), "steps/state", unit="rad", kind="angle"),),
+        action=(
+            Stored(names, "steps/action", unit="m", columns=(0, 3), per_step=per_step),
+            Stored(("jaw",), "steps/action", kind="gripper", columns=(2,)),
+            Stored(
+                ("turn",),
+                "steps/action",
+                unit="rad",
+                kind="angle",
+                columns=(1,),
+                per_step=per_step,
+            ),
+        ),
+        rate=10.0,
+        skip_first=2,
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("per_step", ["delta", "absolute"])
+def test_what_was_told_over_several_steps(stride, per_step):
+    rng = np.random.default_rng(0)
+    # In the order of the action's dimensions, as a reader gives it: reach, lift, jaw, turn.
+    command = rng.normal(0, 2, (12, 4)).astype(np.float32)
+    command[:, 2] = rng.choice([0.0, 0.5, 1.0], 12)
+    state = rng.normal(size=(12, 1)).astype(np.float32)
+    found = episode_actions(stored_arm(per_step=per_step), state, command, stride=stride)
+    kept = command[2:].astype(np.float64)
+    assert found.targets.shape == (10 - stride, 4)
+    for i in range(10 - stride):
+        rows = kept[i : i + stride]
+        told = rows.sum(axis=0) if per_step == "delta" else rows[-1]
+        np.testing.assert_allclose(found.targets[i, :2], told[:2], atol=1e-6)
+        turn = np.arctan2(np.sin(told[3]), np.cos(told[3]))
+        np.testing.assert_allclose(found.targets[i, 3], turn, atol=1e-6)
+        assert found.targets[i, 2] == reverse_scan(kept[:, 2])[i + stride - 1]
+        assert found.inputs[i, 2] == forward_scan(kept[:, 2])[i + stride - 1]
+    np.testing.assert_array_equal(found.inputs[:, [0, 1, 3]], found.targets[:, [0, 1, 3]])
+
+
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_no_action_between_fewer_than_two_kept_steps(steps):
     episode = np.zeros((steps, 7), np.float32)
-    assert relabel(episode, episode).targets.shape == (0, 7)
+    assert bridge_actions(episode, episode).targets.shape == (0, 7)
 
 
-@given(st.integers(0, 6), st.integers(0, 99))
-def test_inputs_never_see_a_later_step(row, seed):
-    episode = rlds.StoredEpisode.random(1, 9)
-    other = rlds.StoredEpisode.random(100 + seed, 9)
-    before = relabel(episode.state, episode.action).inputs[: row + 1]
-    # Input row i may depend on the states around it and on the command given at its start.
+@pytest.mark.parametrize("stride", [4, 5, 9])
+def test_no_action_over_more_steps_than_there_are(stride):
+    episode = np.zeros((5, 7), np.float32)
+    found = bridge_actions(episode, episode, stride=stride)
+    assert found.targets.shape == found.inputs.shape == (0, 7)
+
+
+@given(st.integers(0, 6), st.integers(0, 99), st.integers(1, 3))
+def test_inputs_never_see_a_later_step(row, seed, stride):
+    episode = rlds.StoredEpisode.random(1, 8 + stride)
+    other = rlds.StoredEpisode.random(100 + seed, 8 + stride)
+
+    def inputs(state, action):
+        return bridge_actions(state, action, stride=stride).inputs[: row + 1]
+
+    before = inputs(episode.state, episode.action)
+    assert len(before) == row + 1
+    # Input row i may depend on states up to its later frame and on commands before that frame.
     state, action = episode.state.copy(), episode.action.copy()
-    state[row + 3 :] = other.state[row + 3 :]
-    action[row + 2 :] = other.action[row + 2 :]
-    np.testing.assert_array_equal(relabel(state, action).inputs[: row + 1], before)
+    state[row + stride + 2 :] = other.state[row + stride + 2 :]
+    action[row + stride + 1 :] = other.action[row + stride + 1 :]
+    np.testing.assert_array_equal(inputs(state, action), before)
 
 
 def test_real_motion_follows_the_command_of_its_own_step(bridge_root):
-    """Motion correlates with the command of its step, and much less with the next one's."""
+    """Motion correlates with the stored command of its step, and much less with the next one's."""
     episodes = list(EpisodeReader(bridge_root, "train"))
-    motion = np.stack([relabel(e.state, e.action).targets[1:-1, :6] for e in episodes])
-    stored = np.stack([e.action for e in episodes])
+    motion = np.stack([bridge_actions(e.state, e.command).targets[1:-1, :6] for e in episodes])
+    stored = np.stack(
+        [
+            np.stack([step["action"] for step in reference["steps"]])
+            for reference in rlds.decoded(bridge_root, "train")
+        ]
+    )
 
     def correlation(lag):
         # Row 1 of the targets is the motion after stored step 2.

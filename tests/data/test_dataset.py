@@ -2,16 +2,21 @@
 
 import io
 import json
-import pathlib
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from roam_jax.data.actions import episode_actions
 from roam_jax.data.dataset import EpisodeReader
-from roam_jax.data.records import index_shard, read_record
+from roam_jax.data.records import index_shard
 from tests.data import rlds
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROAM_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -25,63 +30,88 @@ def toy(tmp_path):
     )
 
 
-def reference_episodes(root, split):
-    """Whole episodes by tfds, every camera decoded."""
-    info = tfds.builder_from_directory(root).info
-    for path in info.splits[split].filepaths:
-        for record in index_shard(pathlib.Path(path)):
-            yield info.features.deserialize_example_np(read_record(record))
-
-
 @pytest.mark.parametrize(("split", "count"), [("train", 16), ("val", 4)])
-@pytest.mark.parametrize("camera", ["image_0", "image_2"])
-def test_real_episodes_equal_tfds(bridge_root, split, count, camera):
-    reader = EpisodeReader(bridge_root, split, camera=camera)
-    assert len(reader) == count
-    for i, reference in enumerate(reference_episodes(bridge_root, split)):
-        episode, steps = reader[i], list(reference["steps"])
+@pytest.mark.parametrize("cameras", [("image_0",), ("image_2", "image_0", "image_3")])
+def test_real_episodes_equal_tfds(bridge_root, split, count, cameras):
+    reader = EpisodeReader(bridge_root, split, cameras=cameras)
+    assert len(reader) == count and reader.cameras == cameras
+    for i, reference in enumerate(rlds.decoded(bridge_root, split)):
+        episode, steps = reader[i], reference["steps"]
         assert episode.header == reader.headers[i]
         assert episode.header.steps == len(steps) == 10
         assert episode.header.instruction.encode() == steps[0]["language_instruction"]
         metadata = reference["episode_metadata"]
         name = f"{metadata['file_path'].decode()}#{metadata['episode_id']}"
         assert episode.header.name == name
-        frames = np.stack([step["observation"][camera] for step in steps])
-        np.testing.assert_array_equal(episode.frames(0, 10), frames)
+        assert set(episode.images) == set(cameras)
+        for camera in cameras:
+            frames = np.stack([step["observation"][camera] for step in steps])
+            np.testing.assert_array_equal(episode.frames(range(10), camera=camera), frames)
+            np.testing.assert_array_equal(
+                episode.frames([7, 2, 2], camera=camera), frames[[7, 2, 2]]
+            )
         np.testing.assert_array_equal(
             episode.state, np.stack([step["observation"]["state"] for step in steps])
         )
-        np.testing.assert_array_equal(episode.action, np.stack([s["action"] for s in steps]))
+        action = np.stack([step["action"] for step in steps])
+        np.testing.assert_array_equal(episode.command[:, 6], action[:, 6])
+        # What was reached is known from the states alone.
+        assert not episode.command[:, :6].any()
         np.testing.assert_array_equal(episode.reward, [step["reward"] for step in steps])
         np.testing.assert_array_equal(episode.language_embedding, steps[0]["language_embedding"])
 
 
 def test_frames_equal_pillow(bridge_root):
     episode = EpisodeReader(bridge_root, "val")[0]
-    for i, frame in enumerate(episode.frames(0, 10)):
-        np.testing.assert_array_equal(frame, Image.open(io.BytesIO(episode.images[i])))
+    for i, frame in enumerate(episode.frames(range(10), camera="image_0")):
+        stored = io.BytesIO(episode.images["image_0"][i])
+        np.testing.assert_array_equal(frame, Image.open(stored))
 
 
 def test_traps_of_the_real_episodes(bridge_root):
     """Flags that are False beside real frames, and a first action that is none."""
-    for reference in reference_episodes(bridge_root, "val"):
+    for reference in rlds.decoded(bridge_root, "val"):
         assert not any(reference["episode_metadata"][f"has_image_{i}"] for i in range(4))
     for episode in EpisodeReader(bridge_root, "train"):
-        assert episode.frames(0, 1).std() > 20
-        assert np.abs(episode.action[0, :6]).max() < 1e-6
-    assert not EpisodeReader(bridge_root, "train", camera="image_3")[0].frames(0, 10).any()
+        assert episode.frames([0], camera="image_0").std() > 20
+    for reference in rlds.decoded(bridge_root, "train"):
+        assert np.abs(reference["steps"][0]["action"][:6]).max() < 1e-6
+    assert EpisodeReader(bridge_root, "train").declaration.skip_first == 1
+    black = EpisodeReader(bridge_root, "train", cameras=("image_3",))[0]
+    assert not black.frames(range(10), camera="image_3").any()
 
 
 def test_toy_episodes_hold_what_was_written(toy):
     reader = EpisodeReader(toy, "train")
     for i in (2, 0, 1):
         written, episode = rlds.StoredEpisode.random(i, 10 + i), reader[i]
-        np.testing.assert_array_equal(episode.frames(3, 7), written.frames[3:7])
+        frames = episode.frames(range(3, 7), camera="image_0")
+        np.testing.assert_array_equal(frames, written.frames[3:7])
+        np.testing.assert_array_equal(episode.command[:, 6], written.action[:, 6])
         np.testing.assert_array_equal(episode.state, written.state)
         np.testing.assert_array_equal(episode.reward, written.reward)
         np.testing.assert_array_equal(episode.language_embedding, written.embedding)
         assert episode.header.name == f"/recordings/{i}.npy#{i}"
-    assert not EpisodeReader(toy, "train", camera="image_1")[0].frames(0, 3).any()
+    both = EpisodeReader(toy, "train", cameras=("image_1", "image_0"))
+    assert not both[0].frames(range(3), camera="image_1").any()
+    assert both[0].frames(range(3), camera="image_0").any()
+    assert both.frame_shapes == {"image_1": (8, 8, 3), "image_0": (8, 8, 3)}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_motion_is_that_of_the_whole_episode(tmp_path, file_format, stride):
+    episodes = [rlds.StoredEpisode.random(i, 10 + i) for i in range(3)]
+    root = rlds.write_dataset(tmp_path / "toy", {"train": episodes}, file_format=file_format)
+    reader = EpisodeReader(root, "train")
+    for i, episode in enumerate(reader):
+        targets, states = reader.motion(i, stride)
+        expected = episode_actions(
+            reader.declaration, episode.state, episode.command, stride=stride
+        )
+        np.testing.assert_array_equal(targets, expected.targets)
+        np.testing.assert_array_equal(states, episodes[i].state[1:])
+        assert len(targets) == len(states) - stride
 
 
 def test_episodes_without_metadata_are_named_by_their_states(tmp_path):
@@ -127,34 +157,79 @@ def test_empty_split(tmp_path, shards):
         EpisodeReader(root, "train")
 
 
+@pytest.mark.parametrize("cameras", [(), ("image_0", "image_1", "image_0")])
+def test_no_camera_and_one_twice(toy, cameras):
+    with pytest.raises(ValueError, match=r"data.cameras = \(.*expected at least one camera, each"):
+        EpisodeReader(toy, "train", cameras=cameras)
+
+
+def test_an_unknown_file_format(toy):
+    info = json.loads((toy / "dataset_info.json").read_text())
+    (toy / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "parquet"}))
+    with pytest.raises(ValueError, match="parquet, expected one of tfrecord, array_record"):
+        EpisodeReader(toy, "train")
+
+
 @pytest.mark.parametrize(
     ("camera", "hint"), [("image_7", "did you mean 'image_1'"), ("depth", "known: image_0, ")]
 )
 def test_missing_camera_names_the_nearest(toy, camera, hint):
     with pytest.raises(ValueError, match=f"no RGB camera '{camera}'; {hint}"):
-        EpisodeReader(toy, "train", camera=camera)
+        EpisodeReader(toy, "train", cameras=("image_0", camera))
 
 
-def test_dict_actions_are_refused_by_name(tmp_path):
+def test_a_layout_that_nothing_declares(tmp_path):
+    """Every layout that the package knows, and what the data lacks of it."""
     vector = tfds.features.Tensor(shape=(3,), dtype=np.float32)
     features = rlds.bridge_features(8, action={"world_vector": vector, "rotation_delta": vector})
-    root = rlds.write_dataset(tmp_path / "oxe", {"train": []}, features)
-    with pytest.raises(ValueError, match=r"dict action.*steps/action/world_vector.*expected"):
+    root = rlds.write_dataset(tmp_path / "other", {"train": []}, features)
+    with pytest.raises(ValueError, match="features.json is that of no dataset") as error:
         EpisodeReader(root, "train")
+    text = str(error.value)
+    assert "toy_bridge/1.0.0 in" in text and str(root) in text
+    assert "BridgeData V2 needs steps/action; OXE bridge needs steps/action/open_gripper" in text
+    assert "--config.data.declaration=FILE" in text
 
 
 def test_another_action_width_is_refused(tmp_path):
     features = rlds.bridge_features(8, action=tfds.features.Tensor(shape=(8,), dtype=np.float32))
     root = rlds.write_dataset(tmp_path / "wide", {"train": []}, features)
-    with pytest.raises(ValueError, match=r"steps/action is .*\(8,\).*expected \(7,\) float32"):
+    with pytest.raises(ValueError, match=r"steps/action has 8 numbers, expected 7"):
         EpisodeReader(root, "train")
 
 
 def test_a_dataset_without_rewards_is_refused(tmp_path):
     features = rlds.bridge_features(8, reward=None)
     root = rlds.write_dataset(tmp_path / "bare", {"train": []}, features)
-    with pytest.raises(ValueError, match=r"steps/reward is None, expected \(\) float32"):
+    with pytest.raises(ValueError, match=r"no dataset.*BridgeData V2 needs steps/reward"):
         EpisodeReader(root, "train")
+
+
+def test_text_is_optional(tmp_path):
+    class Mute(rlds.StoredEpisode):
+        """Without words, their embedding and a name."""
+
+        def example(self):
+            return rlds.example(
+                {
+                    "steps/observation/image_0": rlds.encode(self.frames),
+                    "steps/observation/state": self.state,
+                    "steps/action": self.action,
+                    "steps/reward": self.reward,
+                }
+            )
+
+    features = rlds.bridge_features(8, language_instruction=None, language_embedding=None)
+    features = tfds.features.FeaturesDict({"steps": features["steps"]})
+    episodes = [Mute.random(seed, 5) for seed in range(2)]
+    reader = EpisodeReader(
+        rlds.write_dataset(tmp_path / "mute", {"train": episodes}, features), "train"
+    )
+    assert not reader.has_embedding and reader[1].language_embedding is None
+    assert [header.instruction for header in reader.headers] == ["", ""]
+    assert reader.headers[0].name.startswith("state-")
+    assert reader.headers[0].name != reader.headers[1].name
+    np.testing.assert_array_equal(reader[1].state, episodes[1].state)
 
 
 def test_steps_without_a_reward_are_refused(toy):
@@ -220,5 +295,7 @@ def test_frames_of_another_size_than_declared(tmp_path):
     root = rlds.write_dataset(
         tmp_path / "toy", {"train": [rlds.StoredEpisode.random(0, 5)]}, rlds.bridge_features(16)
     )
-    with pytest.raises(ValueError, match=r"step 2: frame of shape \(8, 8, 3\), expected \(16, 16"):
-        EpisodeReader(root, "train")[0].frames(2, 4)
+    with pytest.raises(
+        ValueError, match=r"image_0, step 2: frame of shape \(8, 8, 3\), expected \(16, 16"
+    ):
+        EpisodeReader(root, "train")[0].frames(range(2, 4), camera="image_0")
