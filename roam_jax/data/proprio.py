@@ -26,10 +26,26 @@ def nearest_turn(
     return angle - 2 * np.pi * turns
 
 
-def circular_mean(angles: Float[np.ndarray, "steps A"]) -> Float[np.ndarray, " A"]:
-    """Direction of the mean unit vector, in (-pi, pi]; 0 where the vectors cancel exactly."""
-    angles = angles.astype(np.float64)
-    return np.arctan2(np.sin(angles).mean(axis=0), np.cos(angles).mean(axis=0))
+class CircularMean:
+    """Direction of the mean unit vector of angles that come in pieces.
+
+    Args:
+        angles: how many angles a row has.
+    """
+
+    def __init__(self, angles: int):
+        self._sines = np.zeros(angles)
+        self._cosines = np.zeros(angles)
+
+    def update(self, angles: Float[np.ndarray, "rows A"]) -> None:
+        """Counts rows of angles, in rad."""
+        angles = angles.astype(np.float64)
+        self._sines += np.sin(angles).sum(axis=0)
+        self._cosines += np.cos(angles).sum(axis=0)
+
+    def finish(self) -> Float[np.ndarray, " A"]:
+        """In (-pi, pi]; 0 where the vectors cancel exactly, or there is none."""
+        return np.arctan2(self._sines, self._cosines)
 
 
 def latent_states(state: Float[np.ndarray, "T A"]) -> Float[np.ndarray, "F A"]:

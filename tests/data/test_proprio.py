@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roam_jax.data.proprio import circular_mean, latent_rewards, latent_states, nearest_turn
+from roam_jax.data.proprio import CircularMean, latent_rewards, latent_states, nearest_turn
 
 ANGLE = st.floats(-20, 20, width=32)
 
@@ -29,9 +29,17 @@ def test_a_motion_through_the_seam_stays_in_one_piece():
 
 def test_circular_mean_by_hand():
     angles = np.array([[3.0, 0.1, 0.0], [-3.0, 0.3, np.pi / 2]], np.float32)
-    mean = circular_mean(angles)
-    np.testing.assert_allclose(np.abs(mean[0]), np.pi, atol=1e-6)
-    np.testing.assert_allclose(mean[1:], [0.2, np.pi / 4], atol=1e-6)
+    for pieces in ([angles], [angles[:1], angles[:0], angles[1:]]):
+        found = CircularMean(3)
+        for piece in pieces:
+            found.update(piece)
+        mean = found.finish()
+        np.testing.assert_allclose(np.abs(mean[0]), np.pi, atol=1e-6)
+        np.testing.assert_allclose(mean[1:], [0.2, np.pi / 4], atol=1e-6)
+
+
+def test_circular_mean_of_nothing():
+    np.testing.assert_array_equal(CircularMean(2).finish(), [0, 0])
 
 
 def test_latent_frames_by_hand():

@@ -1,154 +1,34 @@
-"""Action statistics against numpy, their cache, and the scaling that they define."""
+"""The scaling that statistics define, for any dimensions, and their JSON."""
 
 import dataclasses
 import json
-import os
 
 import numpy as np
 import pytest
-from absl import logging
 
-from roam_jax.data import statistics as module
-from roam_jax.data.dataset import EpisodeReader
-from roam_jax.data.statistics import (
-    PoseStatistics,
-    ProprioStatistics,
-    RobotStatistics,
-    cached_statistics,
-    compute_statistics,
-)
-from tests.data import rlds
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROAM_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
+from roam_jax.contracts import POSE_AND_GRIPPER, VectorSpec
+from roam_jax.data.statistics import RobotStatistics, StateStatistics, VectorStatistics
 
 TURN = 2 * np.pi
+# Grippers and angles at other places than Bridge's.
+ARM = VectorSpec(
+    ("left", "elbow", "x", "right"), ("", "rad", "m", ""), ("gripper", "angle", "linear", "gripper")
+)
 
 
-def written_actions(episodes):
-    """Target actions, each step by itself."""
-    rows = []
-    for episode in episodes:
-        change = episode.state[2:] - episode.state[1:-1]
-        change[:, 3:6] = np.arctan2(np.sin(change[:, 3:6]), np.cos(change[:, 3:6]))
-        gripper = 1.0 if episode.action[-1, 6] > 0.5 else 0.0
-        for step in reversed(range(1, len(episode.action))):
-            command = episode.action[step, 6]
-            gripper = 1.0 if command > 0.95 else 0.0 if command < 0.05 else gripper
-            if step < len(episode.action) - 1:
-                change[step - 1, 6] = gripper
-        rows.append(change)
-    return np.concatenate(rows).astype(np.float64)
-
-
-def write(root, *, val_seed=50):
-    train = [rlds.StoredEpisode.random(i, 12 + i) for i in range(6)]
-    rlds.write_dataset(root, {"train": train, "val": [rlds.StoredEpisode.random(val_seed, 12)]})
-    return written_actions(train)
-
-
-def test_figures_equal_numpy(tmp_path):
-    actions = write(tmp_path / "toy")
-    found = compute_statistics(EpisodeReader(tmp_path / "toy", "train"))
-    assert (found.actions.count, found.episodes) == (len(actions), 6)
-    for name, expected in {
-        "mean": actions.mean(0),
-        "std": actions.std(0),
-        "minimum": actions.min(0),
-        "maximum": actions.max(0),
-        "q01": np.quantile(actions, 0.01, axis=0),
-        "q99": np.quantile(actions, 0.99, axis=0),
-    }.items():
-        np.testing.assert_allclose(getattr(found.actions, name), expected, atol=1e-6, err_msg=name)
-
-
-def test_states_equal_numpy(tmp_path):
-    write(tmp_path / "toy")
-    episodes = [rlds.StoredEpisode.random(i, 12 + i) for i in range(6)]
-    states = np.concatenate([episode.state[1:] for episode in episodes]).astype(np.float64)
-    assert np.abs(states[:, 3:6]).max() < 2  # nothing to wrap
-    found = compute_statistics(EpisodeReader(tmp_path / "toy", "train")).proprio
-    assert found.count == len(states)
-    np.testing.assert_allclose(found.mean, states.mean(0), atol=1e-6)
-    np.testing.assert_allclose(found.q01, np.quantile(states, 0.01, axis=0), atol=1e-6)
-    np.testing.assert_allclose(found.q99, np.quantile(states, 0.99, axis=0), atol=1e-6)
-
-
-def test_a_seam_in_the_data_changes_nothing(tmp_path):
-    """Yaws around half a turn, stored in (-pi, pi]: scaled like the same yaws around 0."""
-    plain = [rlds.StoredEpisode.random(i, 12) for i in range(4)]
-    turned = [rlds.StoredEpisode.random(i, 12) for i in range(4)]
-    for episode in turned:
-        yaw = episode.state[:, 5] + 3.0
-        episode.state[:, 5] = np.arctan2(np.sin(yaw), np.cos(yaw))
-    states = {}
-    for name, episodes in {"plain": plain, "turned": turned}.items():
-        root = rlds.write_dataset(tmp_path / name, {"train": episodes})
-        proprio = compute_statistics(EpisodeReader(root, "train")).proprio
-        states[name] = proprio.normalise(np.concatenate([e.state for e in episodes]))
-    jumps = np.abs(np.diff(np.concatenate([e.state[:, 5] for e in turned])))
-    assert (jumps > np.pi).any()
-    np.testing.assert_allclose(states["turned"], states["plain"], atol=1e-5)
-
-
-def test_real_train_split(bridge_root):
-    found = compute_statistics(EpisodeReader(bridge_root, "train"))
-    assert (found.actions.count, found.proprio.count, found.episodes) == (16 * 8, 16 * 9, 16)
-    assert found.actions.constant == found.proprio.constant == ()
-    assert found.actions.minimum[6] == 0 and found.actions.maximum[6] == 1
-
-
-def test_the_val_split_changes_nothing(tmp_path):
-    write(tmp_path / "one")
-    write(tmp_path / "two", val_seed=51)
-    one, two = (compute_statistics(EpisodeReader(tmp_path / n, "train")) for n in ("one", "two"))
-    assert dataclasses.replace(one, root="") == dataclasses.replace(two, root="")
-    with pytest.raises(ValueError, match="split 'val': expected 'train'"):
-        compute_statistics(EpisodeReader(tmp_path / "one", "val"))
-
-
-def test_made_once_for_each_content(tmp_path, cache, monkeypatch):
-    write(tmp_path / "toy")
-    first = cached_statistics(EpisodeReader(tmp_path / "toy", "train"))
-    (path,) = (cache / "statistics").iterdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "compute_statistics", None)
-        assert cached_statistics(EpisodeReader(tmp_path / "toy", "train")) == first
-        (tmp_path / "toy").rename(tmp_path / "moved")
-        moved = cached_statistics(EpisodeReader(tmp_path / "moved", "train"))
-        assert moved == dataclasses.replace(first, root=str(tmp_path / "moved"))
-    train = [rlds.StoredEpisode.random(i, 12) for i in range(20, 22)]
-    rlds.write_dataset(tmp_path / "toy", {"train": train})
-    assert cached_statistics(EpisodeReader(tmp_path / "toy", "train")).actions.count == 20
-    assert len(list((cache / "statistics").iterdir())) == 2
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(ValueError, match=f"{path}: .*delete it"):
-        cached_statistics(EpisodeReader(tmp_path / "moved", "train"))
-
-
-def test_nothing_half_written(tmp_path, cache, monkeypatch):
-    write(tmp_path / "toy")
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        cached_statistics(EpisodeReader(tmp_path / "toy", "train"))
-    assert not list((cache / "statistics").glob("*.json"))
-
-
-def make(kind=PoseStatistics, **changes):
-    zeros, ones = (0.0,) * 7, (1.0,) * 7
-    low = (-0.1, -0.2, -0.3, -0.4, 0.5, 0.0, 0.0)
-    high = (0.1, 0.4, 0.3, 0.0, 0.7, 0.0, 1.0)
+def make(kind=VectorStatistics, spec=POSE_AND_GRIPPER, **changes):
+    size = len(spec)
+    zeros, ones = (0.0,) * size, (1.0,) * size
     fields = {"mean": zeros, "std": ones, "minimum": zeros, "maximum": ones}
-    fields |= {"q01": low, "q99": high}
-    return kind(count=3, **{**fields, **changes})
+    if spec is POSE_AND_GRIPPER:
+        fields["q01"] = (-0.1, -0.2, -0.3, -0.4, 0.5, 0.0, 0.0)
+        fields["q99"] = (0.1, 0.4, 0.3, 0.0, 0.7, 0.0, 1.0)
+    return kind(spec=spec, count=3, **{**fields, **changes})
+
+
+def robot(**changes):
+    fields = {"actions": make(), "proprio": make(StateStatistics), "episodes": 1}
+    return RobotStatistics(**fields, fingerprint="f", root="r", rate=2.5, **changes)
 
 
 def test_scaling_is_linear_between_the_quantiles():
@@ -166,9 +46,28 @@ def test_scaling_is_linear_between_the_quantiles():
     np.testing.assert_allclose(statistics.unnormalise(scaled)[:3], rows[:3], atol=1e-6)
 
 
+def test_each_kind_is_scaled_as_such_wherever_it_stands():
+    quantiles = {"q01": (0.0, 3.0, 1.0, 0.5), "q99": (1.0, 4.0, 3.0, 0.5)}
+    rows = np.float32([[0.2, 3.5, 1.5, 7], [-0.4, 4.5, 9, 0.3], [1.2, 3.25 - TURN, -9, 0]])
+    actions, states = (make(kind, ARM, **quantiles) for kind in (VectorStatistics, StateStatistics))
+    # A gripper that never changes is not scaled, so it is not constant in this sense.
+    assert actions.constant == states.constant == ()
+    scaled = actions.normalise(rows)
+    np.testing.assert_array_equal(scaled[:, [0, 3]], rows[:, [0, 3]])
+    np.testing.assert_allclose(scaled[:, 1], [0, 1, -1], atol=1e-6)
+    np.testing.assert_allclose(scaled[:, 2], [-0.5, 1, -1], atol=1e-6)
+    scaled = states.normalise(rows)
+    np.testing.assert_allclose(scaled[:, 0], [0.2, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(scaled[:, 1], [0, 1, -0.5], atol=1e-6)
+    np.testing.assert_allclose(scaled[:, 3], [1, 0.3, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        states.unnormalise(scaled)[:2, :3], [[0.2, 3.5, 1.5], [0, 4, 3]], atol=1e-6
+    )
+
+
 def test_states_are_scaled_by_hand():
     """Closed form: turns taken off, what lies outside of the range clipped to its nearer end."""
-    proprio = make(ProprioStatistics, q01=(0.1, 0, 0, 3, -3.4, 0, 0), q99=(0.3, 1, 1, 4, -3, 1, 1))
+    proprio = make(StateStatistics, q01=(0.1, 0, 0, 3, -3.4, 0, 0), q99=(0.3, 1, 1, 4, -3, 1, 1))
     rows = np.zeros((5, 7), np.float32)
     rows[:, 0] = 0.1, 0.2, 0.3, 0.0, 1.0
     rows[:, 3] = 3.5 - TURN, 3.75, -3.0, 2.9, 4.1 - TURN
@@ -190,36 +89,70 @@ def test_states_are_scaled_by_hand():
 
 def test_a_state_is_scaled_by_itself():
     """No other row, earlier or later, has a say in a scaled state."""
-    proprio = make(ProprioStatistics)
+    proprio = make(StateStatistics)
     rows = np.random.default_rng(0).normal(0, 3, (6, 7)).astype(np.float32)
     alone = np.stack([proprio.normalise(row) for row in rows])
     np.testing.assert_array_equal(proprio.normalise(rows), alone)
 
 
-def test_json_keeps_every_digit(bridge_root):
-    statistics = compute_statistics(EpisodeReader(bridge_root, "train"))
-    assert RobotStatistics.from_json(statistics.to_json()) == statistics
+@pytest.mark.parametrize("kind", [VectorStatistics, StateStatistics])
+def test_bridge_is_scaled_to_the_bits_of_its_own_formula(kind):
+    """As written for poses with the gripper last, before other dimensions were known."""
+    rng = np.random.default_rng(0)
+    low = np.sort(rng.normal(0, 2, (2, 7)), axis=0)
+    statistics = make(kind, q01=tuple(low[0].tolist()), q99=tuple(low[1].tolist()))
+    for dtype in (np.float32, np.float64):
+        rows = rng.normal(0, 3, (500, 7)).astype(dtype)
+        turned = rows
+        if kind is StateStatistics:
+            turned = rows.astype(np.float64)
+            middle = (low[0] + (low[1] - low[0]) / 2)[3:6]
+            turned[:, 3:6] -= TURN * np.round((turned[:, 3:6] - middle) / TURN)
+            turned[:, 6] = np.clip(turned[:, 6], 0, 1)
+        pose = np.clip(2 * (turned[:, :6] - low[0, :6]) / (low[1] - low[0])[:6] - 1, -1, 1)
+        expected = np.concatenate([pose, turned[:, 6:]], axis=1).astype(dtype)
+        scaled = statistics.normalise(rows)
+        np.testing.assert_array_equal(scaled, expected, strict=True)
+        pose = (scaled[:, :6] + 1) / 2 * (low[1] - low[0])[:6] + low[0, :6]
+        expected = np.concatenate([pose, scaled[:, 6:]], axis=1).astype(dtype)
+        np.testing.assert_array_equal(statistics.unnormalise(scaled), expected, strict=True)
+
+
+def test_rows_of_another_length_are_refused():
+    for statistics in (make(), make(StateStatistics)):
+        for scale in (statistics.normalise, statistics.unnormalise):
+            with pytest.raises(ValueError, match=r"shape \(2, 1\), expected 7 numbers each: x, y"):
+                scale(np.zeros((2, 1), np.float32))
+
+
+def test_json_keeps_every_digit():
+    rng = np.random.default_rng(0)
+    names = ("mean", "std", "minimum", "maximum", "q01", "q99")
+    values = {name: tuple(np.exp(rng.normal(0, 9, 4)).tolist()) for name in names}
+    statistics = dataclasses.replace(robot(), proprio=make(StateStatistics, ARM, **values))
+    back = RobotStatistics.from_json(statistics.to_json())
+    assert back == statistics
+    assert (type(back.actions), type(back.proprio)) == (VectorStatistics, StateStatistics)
 
 
 def test_bad_fields_are_named():
     with pytest.raises(ValueError, match=r"q01 = .*expected 7 finite numbers"):
         make(q01=(0.0,) * 6)
-    whole = dataclasses.asdict(RobotStatistics(make(), make(ProprioStatistics), 1, "f", "r"))
+    with pytest.raises(ValueError, match=r"mean = .*expected 4 finite numbers"):
+        make(spec=ARM, q01=(0.0,) * 4, q99=(1.0,) * 4, mean=(0.0, np.inf, 0.0, 0.0))
+    whole = dataclasses.asdict(robot())
     assert RobotStatistics.from_json(json.dumps(whole)).actions == make()
-    for bad in ({"count": 3}, {**whole, "proprio": {"count": 3}}, {**whole, "actions": None}):
+    actions = whole["actions"]
+    for bad in (
+        {"count": 3},
+        {**whole, "proprio": {"count": 3}},
+        {**whole, "actions": None},
+        {name: value for name, value in whole.items() if name != "rate"},
+        {**whole, "actions": {**actions, "spec": {"names": ["x"]}}},
+    ):
         with pytest.raises(ValueError, match="expected a JSON object"):
             RobotStatistics.from_json(json.dumps(bad))
-
-
-def test_a_constant_dimension_is_said(tmp_path, monkeypatch):
-    episode = rlds.StoredEpisode.random(0, 12)
-    episode.state[:, 1] = 0.25
-    rlds.write_dataset(tmp_path / "toy", {"train": [episode]})
-    said = []
-    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
-    statistics = cached_statistics(EpisodeReader(tmp_path / "toy", "train"))
-    assert statistics.actions.constant == statistics.proprio.constant == ("y",)
-    assert [text.split(" never")[0] for text in said] == [
-        "statistics: y of actions",
-        "statistics: y of proprio",
-    ]
+    spec = {**actions["spec"], "kinds": ["linear"] * 6 + ["hand"]}
+    bad = {**whole, "actions": {**actions, "spec": spec}}
+    with pytest.raises(ValueError, match="kind 'hand', expected one of linear, angle, gripper"):
+        RobotStatistics.from_json(json.dumps(bad))
