@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     elif variant == "":
         config.data.root = ""
         config.data.text = ""
-        config.data.image_size = 256
+        config.data.image_size = (256, 256)
         config.data.frames = 17
         config.train.steps = 20_000
         config.train.eval_every = 1000

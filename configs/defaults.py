@@ -34,19 +34,56 @@ def _data() -> ml_collections.ConfigDict:
     # Folder of an RLDS dataset (it holds features.json), or "embedded" for the simulated default;
     # "embedded:pretrain" is the larger one with varied colours and shapes.
     data.root = "embedded"
-    # The one camera that is decoded.
-    data.camera = "image_0"
-    # Frames are resized to image_size x image_size pixels.
-    data.image_size = 64
+    # How the dataset is to be read: "auto" knows BridgeData V2 and OXE's `bridge` by their
+    # features.json; else a Python file with a DATASET of its own (docs/data.md).
+    data.declaration = "auto"
+    # Several datasets in place of data.root: ("NAME=WEIGHT=ROOT", ...), or
+    # "NAME=WEIGHT=ROOT=DECLARATION"; weights sum to 1.
+    data.mixture = ()
+    # Members whose actions or states differ: same (refused), or pad (dimensions are put together by
+    # name; those that a robot lacks are 0 and carry no loss).
+    data.mixture_actions = "same"
+    # Cameras that are decoded. The first is the video of the backbone, the others are regions
+    # beside it.
+    data.cameras = ("image_0",)
+    # Frames are resized to (height, width) pixels.
+    data.image_size = (64, 64)
     # Environment frames of a window, 4n + 1.
     data.frames = 9
+    # Frames a second; the dataset's own rate divided by a whole number. 0 = its own.
+    data.rate = 0.0
     # Frames of a clip that the VAE trains on: 1 or data.frames (train.task = vae).
     data.clip_frames = 9
+    # A picture of the goal as one more region: none, last (the end of the episode), or uniform (any
+    # step after the observed frames).
+    data.goal = "none"
     # "language_embedding" (the dataset's own 512 numbers) or a file made by `convert text`.
     data.text = "language_embedding"
+    # Whether episodes with an empty instruction are left out.
+    data.skip_empty_instructions = False
+    data.augment = _augment()
+    # Processes that read ahead, beside the training process; 0 = two threads of its own.
+    data.workers = 0
     # Windows are encoded once before the first step where there are at most so many; 0 = never.
     data.encode_once = 0
     return data
+
+
+def _augment() -> ml_collections.ConfigDict:
+    """Drawn anew for every window and camera, the same for all frames of it; off by default."""
+    augment = ml_collections.ConfigDict()
+    # Smallest share of the frame's area that a random resized crop keeps; 1 = no crop.
+    augment.crop_area = 1.0
+    # The crop's aspect, relative to the frame's, lies between 1 / crop_aspect and crop_aspect.
+    augment.crop_aspect = 1.0
+    # Largest change of brightness, in shares of the range.
+    augment.brightness = 0.0
+    # Contrast and saturation are multiplied by 1 - x to 1 + x.
+    augment.contrast = 0.0
+    augment.saturation = 0.0
+    # Largest turn of the hue, in shares of the colour circle.
+    augment.hue = 0.0
+    return augment
 
 
 def _canvas() -> ml_collections.ConfigDict:
@@ -61,8 +98,9 @@ def _canvas() -> ml_collections.ConfigDict:
     # two thought frames.
     canvas.thought_cells = 0
     canvas.thought_period = 1
-    # Loss weights; proprio and reward are predicted where theirs is positive.
+    # Loss weights; proprio, reward and further cameras are predicted where theirs is positive.
     canvas.visual_weight = 1.0
+    canvas.camera_weight = 0.0
     canvas.action_weight = 1.0
     canvas.proprio_weight = 0.0
     canvas.reward_weight = 0.0

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -28,6 +28,48 @@ ANGLES = slice(3, 6)
 GRIPPER = 6
 # Environment frames that share one latent frame, after the first (the VAE's temporal factor).
 FRAMES_PER_LATENT = 4
+
+DimensionKind = Literal["linear", "angle", "gripper"]
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorSpec:
+    """What the numbers of a robot's state or action mean, one entry a dimension.
+
+    Args:
+        names: such as "x"; no two alike.
+        units: such as "m".
+        kinds: linear; angle, in rad, the same after a whole turn; or gripper, 1 open to 0 closed,
+            which is never scaled.
+
+    Raises:
+        ValueError: no dimension, a name twice, or lists of different lengths.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    kinds: tuple[DimensionKind, ...]
+
+    def __post_init__(self):
+        lengths = {len(self.names), len(self.units), len(self.kinds)}
+        if not self.names or len(lengths) > 1 or len(set(self.names)) < len(self.names):
+            raise ValueError(
+                f"dimensions {self.names} with units {self.units} and kinds {self.kinds}: expected "
+                "at least one, each name once, and a unit and a kind for each"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def of_kind(self, *kinds: DimensionKind) -> list[int]:
+        """Places of the dimensions of these kinds, in order."""
+        return [i for i, kind in enumerate(self.kinds) if kind in kinds]
+
+
+# A pose in space and a gripper, as BridgeData V2 and the simulated tabletop have them.
+POSE_AND_GRIPPER = VectorSpec(
+    ACTION_NAMES, ACTION_UNITS, ("linear",) * 3 + ("angle",) * 3 + ("gripper",)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,23 +132,33 @@ class TimeSpec:
 
 
 class Batch(TypedDict, total=False):
-    """One batch of windows. Videos come either as `frames` or as the two latents, never both.
+    """One batch of windows. Videos come either as frames or as latents, never both.
+
+    A and S are the dimensions of actions and robot states, V the cameras beside the first. Fields
+    of cameras, goals and masks are there where the config asks for them.
 
     | field           | shape              | dtype   | unit and range                              |
     |-----------------|--------------------|---------|---------------------------------------------|
-    | frames          | (B, T, H, W, 3)    | uint8   | RGB, 0..255                                 |
+    | frames          | (B, T, H, W, 3)    | uint8   | RGB, 0..255, of the first camera            |
+    | camera_frames   | (B, V, T, H, W, 3) | uint8   | the same of the other cameras               |
+    | goal_frame      | (B, 1, H, W, 3)    | uint8   | first camera, a later step of the episode   |
     | observed_latents| (B, t_current, C, H, W) | float32 | scaled posterior mean of the observed  |
     |                 |                    |         | frames alone (no later frame is encoded)    |
     | target_latents  | (B, F, C, H, W)    | float32 | scaled posterior mean of the whole window   |
+    | observed_camera_latents | (B, V, t_current, C, H, W) | float32 | as `observed_latents`       |
+    | target_camera_latents | (B, V, F, C, H, W) | float32 | as `target_latents`                   |
+    | goal_latent     | (B, 1, C, H, W)    | float32 | scaled posterior mean of the goal frame     |
     | text            | (B, S, D)          | float32 | text embedding                              |
-    | past_actions    | (B, 4 t_current - 4, 7) | float32 | pose in [-1, 1] by q01/q99, gripper 0, |
+    | past_actions    | (B, 4 t_current - 4, A) | float32 | in [-1, 1] by q01/q99, grippers 0,     |
     |                 |                    |         | 0.5 (undecided) or 1 by a forward scan      |
-    | action_chunk    | (B, P, 7)          | float32 | pose in [-1, 1] by q01/q99, gripper 0 or 1  |
+    | action_chunk    | (B, P, A)          | float32 | in [-1, 1] by q01/q99, grippers 0 or 1      |
     |                 |                    |         | by the backward scan; targets only          |
-    | observed_proprio| (B, t_current, 7)  | float32 | robot state at frames 0, 4, ..: pose in     |
-    |                 |                    |         | [-1, 1] by q01/q99, gripper opening 0..1    |
-    | future_proprio  | (B, F - t_current, 7) | float32 | the same at later latent frames;         |
+    | action_mask     | (B, A)             | float32 | 1 where the robot has the dimension, else 0 |
+    | observed_proprio| (B, t_current, S)  | float32 | robot state at frames 0, 4, ..: in [-1, 1]  |
+    |                 |                    |         | by q01/q99, gripper opening 0..1            |
+    | future_proprio  | (B, F - t_current, S) | float32 | the same at later latent frames;         |
     |                 |                    |         | targets only                                |
+    | proprio_mask    | (B, S)             | float32 | 1 where the robot has the dimension, else 0 |
     | observed_reward | (B, t_current, 1)  | float32 | stored reward of frame 0 at latent frame 0, |
     |                 |                    |         | its sum over frames 4k-3..4k at k >= 1. As  |
     |                 |                    |         | stored: where a step's reward follows from  |
@@ -114,22 +166,35 @@ class Batch(TypedDict, total=False):
     |                 |                    |         | tells of the action at t_current            |
     | future_reward   | (B, F - t_current, 1) | float32 | the same at later latent frames;         |
     |                 |                    |         | targets only                                |
+    | dataset         | (B,)               | int32   | member of the mixture, 0 where there is one |
     | episode         | (B,)               | int32   | index of the episode in its split           |
     | start           | (B,)               | int32   | step of the episode that is frame 0         |
     """
 
     frames: np.ndarray
+    camera_frames: np.ndarray
+    goal_frame: np.ndarray
     observed_latents: np.ndarray
     target_latents: np.ndarray
+    observed_camera_latents: np.ndarray
+    target_camera_latents: np.ndarray
+    goal_latent: np.ndarray
     text: np.ndarray
     past_actions: np.ndarray
     action_chunk: np.ndarray
+    action_mask: np.ndarray
     observed_proprio: np.ndarray
     future_proprio: np.ndarray
+    proprio_mask: np.ndarray
     observed_reward: np.ndarray
     future_reward: np.ndarray
+    dataset: np.ndarray
     episode: np.ndarray
     start: np.ndarray
+
+
+# Fields of a batch that hold pixels; encoded windows have latents in their place.
+VIDEO_FIELDS = ("frames", "camera_frames", "goal_frame")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,22 +6,21 @@ The encoder is an argument, so nothing here knows a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float
 
-from roam_jax.contracts import Batch
+from roam_jax.contracts import VIDEO_FIELDS, Batch
 from roam_jax.data.windows import WindowSource
 
-# frames (B, T, H, W, 3) uint8 -> observed (B, t_current, C, h, w), target (B, F, C, h, w) float32
-Encoder = Callable[[np.ndarray], tuple[Any, Any]]
+# Fields of `VIDEO_FIELDS`, each with a batch axis -> the latents of them all, as in `Batch`.
+Encoder = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 
 
 class LatentSource:
-    """Random access to encoded windows: `observed_latents` and `target_latents`, no `frames`.
+    """Random access to encoded windows: latents in place of every video.
 
     Args:
         windows: where they come from, in the same order.
@@ -39,6 +38,11 @@ class LatentSource:
         """Window `index`, its arrays shared with the source."""
         return self._items[index]
 
+    def draw(self, index: int, rng: np.random.Generator) -> Batch:
+        """Window `index`; nothing of it is random."""
+        del rng
+        return self[index]
+
     def describe(self) -> dict[str, Any]:
         """As `WindowSource.describe`, with the bytes held in memory."""
         size = sum(np.asarray(array).nbytes for item in self._items for array in item.values())
@@ -50,8 +54,8 @@ def encode_windows(source: WindowSource, encode: Encoder, *, batch_size: int) ->
 
     Args:
         source: windows with frames.
-        encode: frames (B, T, H, W, 3) uint8 to the latents of the observed frames alone and of the
-            whole window, as in `Batch`; always called with B = `batch_size`, so it compiles once.
+        encode: videos of a batch to its latents; always called with B = `batch_size`, so it
+            compiles once.
         batch_size: windows of one call.
 
     Raises:
@@ -63,24 +67,24 @@ def encode_windows(source: WindowSource, encode: Encoder, *, batch_size: int) ->
         windows = [source[i] for i in range(start, min(start + batch_size, len(source)))]
         # The last call is filled up with copies of its last window; their latents are dropped.
         filled = windows + windows[-1:] * (batch_size - len(windows))
-        latents = encode(np.stack([window["frames"] for window in filled]))
-        observed, target = (np.asarray(array, np.float32) for array in latents)
-        _check(source, observed, target)
-        for window, seen, whole in zip(windows, observed, target, strict=False):
-            rest = {name: value for name, value in window.items() if name != "frames"}
+        videos = [name for name in VIDEO_FIELDS if name in filled[0]]
+        latents = encode({name: np.stack([w[name] for w in filled]) for name in videos})
+        latents = {name: np.asarray(array, np.float32) for name, array in latents.items()}
+        _check(source, latents)
+        for row, window in enumerate(windows):
+            rest = {name: value for name, value in window.items() if name not in videos}
             # Copies, so that an item does not keep its whole batch in memory.
-            items.append(Batch(observed_latents=seen.copy(), target_latents=whole.copy(), **rest))
+            own = {name: array[row].copy() for name, array in latents.items()}
+            items.append(Batch(**own, **rest))
     return LatentSource(source, tuple(items))
 
 
-def _check(
-    source: WindowSource,
-    observed: Float[np.ndarray, "B t_current C h w"],
-    target: Float[np.ndarray, "B F C h w"],
-) -> None:
-    expected = source.time.t_current, source.time.latents
-    if (observed.shape[1], target.shape[1]) != expected:
+def _check(source: WindowSource, latents: Mapping[str, np.ndarray]) -> None:
+    time = source.options.time
+    expected = time.t_current, time.latents
+    found = tuple(latents[f"{name}_latents"].shape[1] for name in ("observed", "target"))
+    if found != expected:
         raise ValueError(
-            f"encoder gave {observed.shape[1]} observed and {target.shape[1]} latent frames, "
+            f"encoder gave {found[0]} observed and {found[1]} latent frames, "
             f"expected {expected[0]} and {expected[1]}"
         )

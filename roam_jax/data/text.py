@@ -54,6 +54,10 @@ class TextEmbeddings:
         self.tokens, self.width = shape[1:]
         self._row = {prompt: row for row, prompt in enumerate(prompts)}
 
+    def __reduce__(self) -> tuple:
+        """Opened anew in another process: a mapped file cannot travel."""
+        return TextEmbeddings, (self.path,)
+
     def __getitem__(self, prompt: str) -> Float32[np.ndarray, "S D"]:
         """The embedding of one prompt, as float32.
 

@@ -1,14 +1,15 @@
 """Windows of episodes: what a model sees and what it predicts, aligned in time.
 
-A window is `TimeSpec.frames` consecutive kept steps of one episode; every start gives one. Inputs
-hold nothing of later than the last observed frame: past actions come from a forward scan, and only
-targets (frames, `action_chunk`, `future_proprio`, `future_reward`) look ahead.
+A window is `TimeSpec.frames` kept steps of one episode, `stride` steps apart; every start gives
+one. Inputs hold nothing of later than the last observed frame: past actions come from a forward
+scan, and only targets (frames, `action_chunk`, `future_proprio`, `future_reward`) look ahead. The
+one exception is asked for: a picture of the goal.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
-import os
 from typing import Any
 
 import cv2
@@ -16,18 +17,21 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float32, UInt8
 
-from roam_jax.contracts import Batch, TimeSpec
-from roam_jax.data.actions import FIRST_STEP, EpisodeActions, relabel
-from roam_jax.data.dataset import Episode, EpisodeReader
+from roam_jax.contracts import Batch, VectorSpec
+from roam_jax.data.actions import EpisodeActions, episode_actions
+from roam_jax.data.dataset import EpisodeReader
+from roam_jax.data.episode import Episode
+from roam_jax.data.options import LANGUAGE_EMBEDDING, Spaces, WindowOptions
 from roam_jax.data.proprio import latent_rewards, latent_states
 from roam_jax.data.statistics import RobotStatistics
 from roam_jax.data.text import TextEmbeddings
 
-LANGUAGE_EMBEDDING = "language_embedding"
 # Parsed episodes (still encoded) that are kept, for windows of one episode read in a row.
 EPISODES_KEPT = 8
 # Names of left-out episodes in a log line; `WindowSource.left_out` has all of them.
 NAMES_LOGGED = 20
+# Random goals of `source[i]`, which are always the same.
+FIXED_GOALS = 0
 
 
 class WindowSource:
@@ -38,76 +42,94 @@ class WindowSource:
 
     Args:
         reader: episodes of the split.
-        time: frames of a window and what of it is observed.
-        image_size: height and width of the frames that come out; another aspect is squeezed.
+        options: what a window holds.
         statistics: scaling of actions and states.
-        text: "language_embedding" for the dataset's own (1, D), or a file of `TextEmbeddings`.
+        member: place of the dataset in a mixture.
+        spaces: where the members of a mixture differ: the dimensions of all, by name. Those that
+            this dataset lacks are 0, and `action_mask` and `proprio_mask` say so.
 
     Raises:
         FileNotFoundError: no such file of text embeddings.
-        ValueError: no episode is long enough, or text is missing.
+        ValueError: no episode is long enough, text is missing, or the rate does not fit.
     """
 
     def __init__(
         self,
         reader: EpisodeReader,
-        time: TimeSpec,
+        options: WindowOptions,
         *,
-        image_size: int,
         statistics: RobotStatistics,
-        text: str | os.PathLike = LANGUAGE_EMBEDDING,
+        member: int = 0,
+        spaces: Spaces | None = None,
     ):
         self.reader = reader
-        self.time = time
-        self.image_size = image_size
+        self.options = options
         self.statistics = statistics
-        kept = [max(0, header.steps - FIRST_STEP) for header in reader.headers]
-        self._counts = np.maximum(0, np.array(kept) - time.frames + 1)
+        self.stride = options.stride(reader.declaration.rate)
+        self._member, self._spaces = member, spaces
+        self._span = (options.time.frames - 1) * self.stride + 1
+        kept = np.maximum(0, reader.headers.steps - reader.declaration.skip_first)
+        self._counts = np.maximum(0, kept - self._span + 1)
+        self.left_out = tuple(self._leave_out(kept))
         # Window i belongs to the episode whose running total is the first above i.
         self._ends = np.cumsum(self._counts)
-        self.left_out = tuple(
-            (header.name, steps)
-            for header, steps in zip(reader.headers, kept, strict=True)
-            if steps < time.frames
-        )
-        self._refuse_or_log_left_out(longest=max(kept))
-        self._text = self._open_text(text)
-        self._episode = functools.lru_cache(maxsize=EPISODES_KEPT)(self._load)
+        self._refuse_or_log_left_out(longest=int(kept.max()))
+        self._text = self._open_text()
+        self._open_cache()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: without the episodes at hand."""
+        return {name: value for name, value in vars(self).items() if name != "_episode"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open_cache()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Batch:
-        """Window `index`.
+        """Window `index`, always the same.
 
         Raises:
             IndexError: there is no such window.
             ValueError: its record is damaged (names file and byte).
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"window {index} of {len(self)}")
+        self._check(index)
+        return self.draw(index, np.random.default_rng([FIXED_GOALS, index]))
+
+    def draw(self, index: int, rng: np.random.Generator) -> Batch:
+        """Window `index`, with a goal drawn by `rng` where `options.goal` is uniform.
+
+        Raises:
+            IndexError, ValueError: as for `source[index]`.
+        """
+        self._check(index)
         number = int(np.searchsorted(self._ends, index, side="right"))
         start = int(index - (self._ends[number] - self._counts[number]))
         episode, actions = self._episode(number)
-        time = self.time
-        steps = slice(start, start + time.actions)
-        scale = self.statistics.actions.normalise
-        first = start + FIRST_STEP
-        kept = slice(first, first + time.frames)
-        proprio = self.statistics.proprio.normalise(latent_states(episode.state[kept]))
-        reward = latent_rewards(episode.reward[kept])
-        return Batch(
-            frames=self._resize(episode.frames(kept.start, kept.stop)),
-            text=self._embed(episode),
-            past_actions=scale(actions.inputs[steps][: time.past_actions]),
-            action_chunk=scale(actions.targets[steps][time.past_actions :]),
-            observed_proprio=proprio[: time.t_current],
-            future_proprio=proprio[time.t_current :],
-            observed_reward=reward[: time.t_current],
-            future_reward=reward[time.t_current :],
-            episode=np.int32(number),
-            start=np.int32(start),
-        )
+        steps = self.reader.declaration.skip_first + start + np.arange(self._span)
+        frames = steps[:: self.stride]
+        window = self._cameras(episode, frames)
+        if self.options.goal != "none":
+            goal = self._goal(episode, frames, rng)
+            window["goal_frame"] = self._frames(episode, [goal], self.reader.cameras[0])
+        window |= {"text": self._embed(episode), **self._actions(actions, start)}
+        window |= self._states(episode, steps)
+        window |= {"dataset": np.int32(self._member), "episode": np.int32(number)}
+        return Batch(**window, start=np.int32(start))
+
+    @property
+    def action_places(self) -> list[int]:
+        """Where in the actions of a batch the dimensions of this dataset are."""
+        space = self._spaces.actions if self._spaces else self.statistics.actions.spec
+        return [space.names.index(name) for name in self.statistics.actions.spec.names]
+
+    @property
+    def proprio_places(self) -> list[int]:
+        """Where in the states of a batch the dimensions of this dataset are."""
+        space = self._spaces.proprio if self._spaces else self.statistics.proprio.spec
+        return [space.names.index(name) for name in self.statistics.proprio.spec.names]
 
     def window_index(self, episode: int, start: int = 0) -> int:
         """Index of the window of an episode that starts at a kept step.
@@ -121,46 +143,79 @@ class WindowSource:
             raise IndexError(f"start {start} in episode {episode} ({name}) of {windows} windows")
         return int(self._ends[episode]) - windows + start
 
+    def with_statistics(self, statistics: RobotStatistics) -> WindowSource:
+        """The same windows, scaled by other statistics."""
+        return WindowSource(
+            self.reader,
+            self.options,
+            statistics=statistics,
+            member=self._member,
+            spaces=self._spaces,
+        )
+
     def describe(self) -> dict[str, Any]:
         """What a person wants to know before a run, ready for printing and JSON."""
+        options = self.options
         return {
             "dataset": self.reader.dataset,
             "root": str(self.reader.root),
             "split": self.reader.split,
             "fingerprint": self.reader.fingerprint,
-            "camera": self.reader.camera,
-            "stored_frame": list(self.reader.frame_shape),
-            "image_size": self.image_size,
-            "frames": self.time.frames,
-            "observed_frames": self.time.observed_frames,
+            "declaration": self.reader.declaration.name,
+            "cameras": list(self.reader.cameras),
+            "stored_frames": {c: list(shape) for c, shape in self.reader.frame_shapes.items()},
+            "image_size": list(options.image_size),
+            "frames": options.time.frames,
+            "observed_frames": options.time.observed_frames,
+            "rate": self.reader.declaration.rate / self.stride,
+            "goal": options.goal,
             "episodes": int(np.count_nonzero(self._counts)),
             "windows": len(self),
-            "left_out": len(self.left_out),
+            "left_out": dict(collections.Counter(reason for _, reason in self.left_out)),
         }
 
+    def _check(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+
+    def _leave_out(self, kept: np.ndarray):
+        """(name, reason) of each episode without a window; takes the windows from some."""
+        headers = self.reader.headers
+        short = kept < self._span
+        empty = np.zeros(len(kept), bool)
+        if self.options.skip_empty_instructions:
+            blank = [not text.strip() for text in headers.instructions]
+            empty = np.array(blank)[headers.columns["instruction"]] & ~short
+            self._counts[empty] = 0
+        for number in np.flatnonzero(short | empty):
+            reason = f"fewer than {self._span} steps" if short[number] else "empty instruction"
+            yield headers.names[number], reason
+
     def _refuse_or_log_left_out(self, *, longest: int) -> None:
+        where = f"{self.reader.root}: no window left in split {self.reader.split!r}"
         if not len(self):
             raise ValueError(
-                f"{self.reader.root}: no window left in split {self.reader.split!r}: windows have "
-                f"{self.time.frames} frames, the longest of {len(self.reader)} episodes {longest} "
-                "steps after its first"
+                f"{where}: windows span {self._span} steps after the first "
+                f"{self.reader.declaration.skip_first}, the longest of {len(self.reader)} episodes "
+                f"{longest}; left out: "
+                f"{dict(collections.Counter(reason for _, reason in self.left_out))}"
             )
-        if self.left_out:
-            named = [f"{name} ({steps})" for name, steps in self.left_out[:NAMES_LOGGED]]
-            more = len(self.left_out) - len(named)
+        for reason, count in collections.Counter(r for _, r in self.left_out).items():
+            named = [name for name, why in self.left_out if why == reason][:NAMES_LOGGED]
+            more = f" and {count - len(named)} more" if count > len(named) else ""
             logging.warning(
-                "split %r: left out %d of %d episodes with fewer than %d steps after the first: "
-                "%s%s",
+                "split %r: left out %d of %d episodes, %s: %s%s",
                 self.reader.split,
-                len(self.left_out),
+                count,
                 len(self.reader),
-                self.time.frames,
+                reason,
                 ", ".join(named),
-                f" and {more} more" if more else "",
+                more,
             )
 
-    def _open_text(self, text: str | os.PathLike) -> TextEmbeddings | None:
+    def _open_text(self) -> TextEmbeddings | None:
         """The file of embeddings; None for the dataset's own."""
+        text = self.options.text
         if text == LANGUAGE_EMBEDDING:
             if not self.reader.has_embedding:
                 raise ValueError(
@@ -169,24 +224,90 @@ class WindowSource:
                 )
             return None
         embeddings = TextEmbeddings(text)
-        used = zip(self.reader.headers, self._counts, strict=True)
-        embeddings.require(header.instruction for header, windows in used if windows)
+        headers = self.reader.headers
+        used = np.unique(headers.columns["instruction"][self._counts > 0])
+        embeddings.require(headers.instructions[number] for number in used)
         return embeddings
+
+    def _open_cache(self) -> None:
+        self._episode = functools.lru_cache(maxsize=EPISODES_KEPT)(self._load)
 
     def _load(self, number: int) -> tuple[Episode, EpisodeActions]:
         episode = self.reader[number]
-        return episode, relabel(episode.state, episode.action)
+        actions = episode_actions(
+            self.reader.declaration, episode.state, episode.command, stride=self.stride
+        )
+        return episode, actions
+
+    def _cameras(self, episode: Episode, steps: np.ndarray) -> dict[str, np.ndarray]:
+        first, *others = self.reader.cameras
+        window = {"frames": self._frames(episode, steps, first)}
+        if others:
+            window["camera_frames"] = np.stack([self._frames(episode, steps, c) for c in others])
+        return window
+
+    def _frames(self, episode: Episode, steps, camera: str) -> UInt8[np.ndarray, "T H W 3"]:
+        """Some steps of a camera, resized."""
+        frames = episode.frames(steps, camera=camera)
+        height, width = self.options.image_size
+        if frames.shape[1:3] == (height, width):
+            return frames
+        # Area averaging is right for shrinking only; enlarging with it repeats pixels.
+        shrinks = height <= frames.shape[1] and width <= frames.shape[2]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return np.stack([cv2.resize(f, (width, height), interpolation=method) for f in frames])
+
+    def _goal(self, episode: Episode, frames: np.ndarray, rng: np.random.Generator) -> int:
+        """Stored step of the goal."""
+        last = episode.header.steps - 1
+        if self.options.goal == "last":
+            return last
+        return int(rng.integers(frames[self.options.time.observed_frames - 1] + 1, last + 1))
 
     def _embed(self, episode: Episode) -> Float32[np.ndarray, "S D"]:
         if self._text is None:
             return episode.language_embedding[None]
         return self._text[episode.header.instruction]
 
-    def _resize(self, frames: UInt8[np.ndarray, "T h w 3"]) -> UInt8[np.ndarray, "T H W 3"]:
-        size = self.image_size
-        if frames.shape[1:3] == (size, size):
-            return frames
-        # Area averaging is right for shrinking only; enlarging with it repeats pixels.
-        shrinks = size <= min(frames.shape[1:3])
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return np.stack([cv2.resize(f, (size, size), interpolation=method) for f in frames])
+    def _actions(self, actions: EpisodeActions, start: int) -> dict[str, np.ndarray]:
+        time, scale = self.options.time, self.statistics.actions.normalise
+        rows = start + self.stride * np.arange(time.actions)
+        past, future = rows[: time.past_actions], rows[time.past_actions :]
+        fields = {
+            "past_actions": scale(actions.inputs[past]),
+            "action_chunk": scale(actions.targets[future]),
+        }
+        if self._spaces is None:
+            return fields
+        return _put(fields, self.statistics.actions.spec, self._spaces.actions, mask="action_mask")
+
+    def _states(self, episode: Episode, steps: np.ndarray) -> dict[str, np.ndarray]:
+        """Robot state and reward at latent frames."""
+        now = self.options.time.t_current
+        states = latent_states(episode.state[steps[:: self.stride]])
+        proprio = self.statistics.proprio.normalise(states)
+        fields = {"observed_proprio": proprio[:now], "future_proprio": proprio[now:]}
+        if self._spaces is not None:
+            spec = self.statistics.proprio.spec
+            fields = _put(fields, spec, self._spaces.proprio, mask="proprio_mask")
+        reward = latent_rewards(_between_frames(episode.reward[steps], stride=self.stride))
+        return {**fields, "observed_reward": reward[:now], "future_reward": reward[now:]}
+
+
+def _between_frames(reward: np.ndarray, *, stride: int) -> np.ndarray:
+    """Rewards of frames `stride` steps apart: of all steps since the frame before."""
+    return np.concatenate([reward[:1], reward[1:].reshape(-1, stride).sum(axis=1)])
+
+
+def _put(
+    fields: dict[str, np.ndarray], spec: VectorSpec, space: VectorSpec, *, mask: str
+) -> dict[str, np.ndarray]:
+    """Dimensions of `spec` at their places in `space`, 0 elsewhere, and the mask of the places."""
+    places = [space.names.index(name) for name in spec.names]
+    found = {}
+    for name, rows in fields.items():
+        found[name] = np.zeros((len(rows), len(space)), rows.dtype)
+        found[name][:, places] = rows
+    found[mask] = np.zeros(len(space), np.float32)
+    found[mask][places] = 1
+    return found

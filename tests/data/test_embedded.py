@@ -111,8 +111,9 @@ def test_the_reader_takes_it_as_it_takes_bridge(root):
         names |= {header.name for header in reader.headers}
     assert len(names) == SPEC.train + SPEC.val
     episode, expected = EpisodeReader(root, "train")[1], originals()[1]
-    np.testing.assert_array_equal(episode.action, expected.actions.astype(np.float32))
-    frames = episode.frames(0, 3)
+    np.testing.assert_array_equal(episode.command[:, 6], expected.actions[:, 6].astype(np.float32))
+    np.testing.assert_array_equal(episode.state, expected.states.astype(np.float32))
+    frames = episode.frames(range(3), camera="image_0")
     assert np.abs(frames.astype(int) - np.stack(expected.frames[:3])).mean() < 5
 
 

@@ -1,6 +1,7 @@
 """Windows: their index, their alignment in time, and what they may not see."""
 
 import json
+import pickle
 
 import cv2
 import numpy as np
@@ -9,10 +10,12 @@ from absl import logging
 from safetensors.numpy import save_file
 
 from roam_jax.contracts import TimeSpec
-from roam_jax.data.actions import relabel
+from roam_jax.data.actions import episode_actions
+from roam_jax.data.cached_statistics import compute_statistics
 from roam_jax.data.dataset import EpisodeReader
 from roam_jax.data.embedded import EmbeddedSpec, ensure_embedded
-from roam_jax.data.statistics import compute_statistics
+from roam_jax.data.known import BRIDGE
+from roam_jax.data.options import WindowOptions
 from roam_jax.data.windows import WindowSource
 from tests.data import rlds
 
@@ -21,10 +24,20 @@ TIME = TimeSpec(frames=9, t_current=2)
 STEPS = (10, 9, 13, 11)
 
 
-def open_windows(root, *, time=TIME, image_size=8, text="language_embedding"):
-    reader = EpisodeReader(root, "train")
-    statistics = compute_statistics(reader)
-    return WindowSource(reader, time, image_size=image_size, statistics=statistics, text=text)
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROAM_CACHE", str(tmp_path / "cache"))
+
+
+def open_windows(
+    root, *, time=TIME, image_size=(8, 8), cameras=("image_0",), statistics=None, **options
+):
+    reader = EpisodeReader(root, "train", cameras=cameras)
+    options = WindowOptions(time=time, image_size=image_size, **options)
+    statistics = statistics or compute_statistics(
+        reader, stride=options.stride(reader.declaration.rate)
+    )
+    return WindowSource(reader, options, statistics=statistics)
 
 
 @pytest.fixture
@@ -57,7 +70,7 @@ def test_a_window_is_aligned_with_the_stored_steps(toy, t_current):
     # Kept step 3 is stored step 4.
     np.testing.assert_array_equal(window["frames"], stored.frames[4:13])
     np.testing.assert_array_equal(window["text"], stored.embedding[None])
-    actions = relabel(stored.state, stored.action)
+    actions = episode_actions(BRIDGE, stored.state, stored.action)
     scale = source.statistics.actions.normalise
     past = 4 * t_current - 4
     assert window["past_actions"].shape == (past, 7)
@@ -105,6 +118,7 @@ def test_batch_contract(toy):
         "future_proprio": ((1, 7), np.float32),
         "observed_reward": ((2, 1), np.float32),
         "future_reward": ((1, 1), np.float32),
+        "dataset": ((), np.int32),
         "episode": ((), np.int32),
         "start": ((), np.int32),
     }
@@ -125,8 +139,7 @@ def test_inputs_see_nothing_of_the_future(tmp_path):
     # The command given at the last observed frame starts the first predicted action.
     stored.action[start + observed] = other.action[start + observed]
     root = rlds.write_dataset(tmp_path / "after", {"train": [stored]})
-    reader = EpisodeReader(root, "train")
-    after = WindowSource(reader, TIME, image_size=8, statistics=before.statistics)
+    after = open_windows(root, statistics=before.statistics)
     one, two = before[start], after[start]
     np.testing.assert_array_equal(one["frames"][:observed], two["frames"][:observed])
     for name in ("past_actions", "text", "observed_proprio", "observed_reward"):
@@ -140,16 +153,21 @@ def test_short_episodes_are_counted_and_named(toy, monkeypatch):
     said = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
     source = open_windows(toy)
-    assert source.left_out == (("/recordings/1.npy#1", 8),)
-    assert len(said) == 1 and "left out 1 of 4 episodes" in said[0]
-    assert "/recordings/1.npy#1 (8)" in said[0]
+    assert source.left_out == (("/recordings/1.npy#1", "fewer than 9 steps"),)
+    assert len(said) == 1 and "left out 1 of 4 episodes, fewer than 9 steps" in said[0]
+    assert "/recordings/1.npy#1" in said[0]
     described = json.loads(json.dumps(source.describe()))
-    assert (described["episodes"], described["windows"], described["left_out"]) == (3, 7, 1)
+    assert (described["episodes"], described["windows"], described["left_out"]) == (
+        3,
+        7,
+        {"fewer than 9 steps": 1},
+    )
 
 
 def test_a_split_with_no_window_left(toy):
     with pytest.raises(
-        ValueError, match=r"no window left in split 'train': windows have 13 frames"
+        ValueError,
+        match=r"no window left in split 'train': windows span 13 steps after the first 1",
     ):
         open_windows(toy, time=TimeSpec(frames=13, t_current=2))
 
@@ -157,7 +175,7 @@ def test_a_split_with_no_window_left(toy):
 @pytest.mark.parametrize("size", [4, 16])
 def test_frames_are_resized(toy, size):
     stored = rlds.StoredEpisode.random(0, 10).frames[1:]
-    frames = open_windows(toy, image_size=size)[0]["frames"]
+    frames = open_windows(toy, image_size=(size, size))[0]["frames"]
     assert frames.shape == (9, size, size, 3)
     if size == 4:
         expected = stored.reshape(9, 4, 2, 4, 2, 3).mean((2, 4))
@@ -168,17 +186,19 @@ def test_frames_are_resized(toy, size):
 
 
 def test_real_episodes_give_one_window_each(bridge_root):
-    source = open_windows(bridge_root, image_size=64)
+    source = open_windows(bridge_root, image_size=(64, 64))
     assert len(source) == 16 and source.left_out == ()
     window = source[5]
-    np.testing.assert_array_equal(window["frames"], source.reader[5].frames(1, 10))
+    np.testing.assert_array_equal(
+        window["frames"], source.reader[5].frames(range(1, 10), camera="image_0")
+    )
     assert window["text"].shape == (1, 512) and np.abs(window["text"]).max() > 0
     # Cut episodes: no step carries the reward of the last one.
     assert not window["observed_reward"].any() and not window["future_reward"].any()
 
 
 def test_states_of_real_or_embedded_episodes_equal_numpy(robot_root):
-    source = open_windows(robot_root, image_size=64)
+    source = open_windows(robot_root, image_size=(64, 64))
     states = [source.reader[i].state[1:] for i in range(len(source.reader))]
     low, high = np.quantile(np.concatenate(states).astype(np.float64), (0.01, 0.99), axis=0)
     for index in range(0, len(source), max(1, len(source) // 8)):
@@ -193,7 +213,7 @@ def test_states_of_real_or_embedded_episodes_equal_numpy(robot_root):
 
 def test_an_embedded_success_is_rewarded_with_the_last_frame(tmp_path):
     spec = EmbeddedSpec(seed=5, train=1, val=1, steps=(16, 20), image_size=16)
-    source = open_windows(ensure_embedded(variant=spec, directory=tmp_path), image_size=16)
+    source = open_windows(ensure_embedded(variant=spec, directory=tmp_path), image_size=(16, 16))
     last, before = source[len(source) - 1], source[len(source) - 2]
     np.testing.assert_array_equal(last["observed_reward"], [[0], [0]])
     np.testing.assert_array_equal(last["future_reward"], [[1]])
@@ -221,3 +241,112 @@ def test_a_dataset_without_embeddings(tmp_path):
     )
     with pytest.raises(ValueError, match="stores none; expected a file"):
         open_windows(root)
+
+
+def test_further_cameras_and_a_rectangular_size(tmp_path):
+    stored = rlds.StoredEpisode.random(0, 11)
+    root = rlds.write_dataset(tmp_path / "toy", {"train": [stored]})
+    window = open_windows(root, cameras=("image_1", "image_0"), image_size=(8, 16))[1]
+    assert window["frames"].shape == (9, 8, 16, 3) and not window["frames"].any()  # black
+    assert window["camera_frames"].shape == (1, 9, 8, 16, 3)
+    wide = [cv2.resize(f, (16, 8), interpolation=cv2.INTER_LINEAR) for f in stored.frames[2:]]
+    np.testing.assert_array_equal(window["camera_frames"][0], wide)
+
+
+def test_a_lower_rate_skips_steps_and_adds_up_what_lies_between(tmp_path):
+    """Every second step, from the stored numbers."""
+    stored = rlds.StoredEpisode.random(3, 20)
+    root = rlds.write_dataset(tmp_path / "toy", {"train": [stored]})
+    source = open_windows(root, rate=2.5)
+    assert len(source) == 19 - 17 + 1 and source.describe()["rate"] == 2.5
+    window, steps = source[2], 3 + 2 * np.arange(9)
+    np.testing.assert_array_equal(window["frames"], stored.frames[steps])
+    moved = np.diff(stored.state[steps, :3], axis=0)
+    low, high = (
+        np.array(q[:3]) for q in (source.statistics.actions.q01, source.statistics.actions.q99)
+    )
+    expected = np.clip(2 * (moved - low) / (high - low) - 1, -1, 1)
+    actions = np.concatenate([window["past_actions"], window["action_chunk"]])
+    np.testing.assert_allclose(actions[:, :3], expected, atol=1e-5)
+    # Statistics are over what is predicted: changes over two steps from every kept one.
+    all_moves = stored.state[3:, :3] - stored.state[1:-2, :3]
+    np.testing.assert_allclose(low, np.quantile(all_moves, 0.01, axis=0), rtol=1e-5)
+    # Latent frame 1 covers frames 1..4, hence the eight steps after frame 0.
+    reward = np.concatenate([window["observed_reward"], window["future_reward"]])[:, 0]
+    sums = [stored.reward[3], stored.reward[4:12].sum(), stored.reward[12:20].sum()]
+    np.testing.assert_allclose(reward, sums, atol=1e-5)
+    states = np.concatenate([window["observed_proprio"], window["future_proprio"]])
+    scaled = source.statistics.proprio.normalise(stored.state[steps[::4]])
+    np.testing.assert_array_equal(states, scaled)
+
+
+@pytest.mark.parametrize("rate", [3.0, 10.0, -1.0])
+def test_a_rate_that_the_data_does_not_have(toy, rate):
+    with pytest.raises(ValueError, match=r"data.rate = .* 5 steps a second; expected .*5, 2.5, "):
+        open_windows(toy, rate=rate)
+
+
+def test_the_last_frame_as_goal(toy):
+    stored = rlds.StoredEpisode.random(2, 13)
+    source = open_windows(toy, goal="last")
+    for start in range(4):
+        goal = source[source.window_index(2, start)]["goal_frame"]
+        np.testing.assert_array_equal(goal, stored.frames[-1:])
+    assert "goal_frame" not in open_windows(toy)[0]
+
+
+def test_a_random_goal_lies_after_what_is_observed(toy):
+    stored = rlds.StoredEpisode.random(2, 13)
+    source = open_windows(toy, goal="uniform")
+    index, found = source.window_index(2, 1), set()
+    for seed in range(200):
+        goal = source.draw(index, np.random.default_rng(seed))["goal_frame"][0]
+        found |= {step for step, frame in enumerate(stored.frames) if np.array_equal(frame, goal)}
+    # Kept step 1 is stored step 2; five frames are observed, up to stored step 6.
+    assert found == set(range(7, 13))
+    np.testing.assert_array_equal(source[index]["goal_frame"], source[index]["goal_frame"])
+    with pytest.raises(ValueError, match=r"data.goal = 'first': expected one of none, last"):
+        open_windows(toy, goal="first")
+
+
+def test_episodes_without_an_instruction_can_be_left_out(tmp_path):
+    episodes = [rlds.StoredEpisode.random(i, 10) for i in range(4)]
+    for episode, text in zip(episodes, ("", "push", " ", "pull"), strict=True):
+        episode.instruction = text
+    root = rlds.write_dataset(
+        tmp_path / "toy", {"train": [*episodes, rlds.StoredEpisode.random(5, 4)]}
+    )
+    assert len(open_windows(root)) == 4
+    source = open_windows(root, skip_empty_instructions=True)
+    assert [int(source[i]["episode"]) for i in range(len(source))] == [1, 3]
+    reasons = {name: reason for name, reason in source.left_out}
+    assert reasons == {
+        "/recordings/0.npy#0": "empty instruction",
+        "/recordings/2.npy#2": "empty instruction",
+        "/recordings/5.npy#5": "fewer than 9 steps",
+    }
+
+
+def test_a_source_travels_to_another_process(toy):
+    source = open_windows(toy, cameras=("image_0", "image_1"), goal="uniform")
+    source[0]
+    copy = pickle.loads(pickle.dumps(source))
+    for index in (0, 4):
+        for name, array in source[index].items():
+            np.testing.assert_array_equal(copy[index][name], array)
+
+
+def test_goals_and_cameras_leave_the_inputs_blind(tmp_path):
+    """Later frames of every camera changed: what is observed of them stays bitwise equal."""
+    stored, other = rlds.StoredEpisode.random(0, 12), rlds.StoredEpisode.random(1, 12)
+    cameras = ("image_1", "image_0")  # the one that changes is the second
+    before = open_windows(
+        rlds.write_dataset(tmp_path / "before", {"train": [stored]}), cameras=cameras
+    )
+    later = slice(1 + TIME.observed_frames + 1, None)
+    stored.frames[later] = other.frames[later]
+    root = rlds.write_dataset(tmp_path / "after", {"train": [stored]})
+    after = open_windows(root, cameras=cameras, statistics=before.statistics)
+    one, two = before[1]["camera_frames"][0], after[1]["camera_frames"][0]
+    np.testing.assert_array_equal(one[: TIME.observed_frames], two[: TIME.observed_frames])
+    assert (one != two).any()
