@@ -13,6 +13,8 @@
 | E      | width of the conditioning (time) embedding                      |
 | K      | attention heads                                                 |
 | A      | action dimensions                                               |
+| J      | dimensions of the robot's state                                 |
+| V      | cameras beside the first                                        |
 | P      | actions of the predicted chunk                                  |
 | L      | distinct blocks (depth)                                         |
 | R      | rounds                                                          |

@@ -63,34 +63,46 @@ class PatchEmbed(nn.Module):
     config: TransformerConfig
     dtype: Any = jnp.float32
 
-    @nn.compact
+    def setup(self):
+        """Declares both projections under the names that checkpoints are converted to."""
+        self.text_proj = nn.Dense(self.config.width, dtype=self.dtype)
+        size = (self.config.patch_size,) * 2
+        self.proj = nn.Conv(self.config.width, size, size, "VALID", dtype=self.dtype)
+
     def __call__(
         self, latents: Float[Array, "B F C H W"], text: Float[Array, "B S Dt"]
     ) -> tuple[Float[Array, "B S D"], Float[Array, "B N D"]]:
         """Latents and text embeddings -> text and video tokens.
 
         Raises:
-            ValueError: the text has another length or width than the model's, or the latents
-                another number of channels, or a height or width that patches do not divide.
+            ValueError: the text has another length or width than the model's, or the latents do not
+                fit it, see `video`.
         """
-        config, patch = self.config, self.config.patch_size
-        *_, channels, height, width = latents.shape
+        config = self.config
         if text.shape[1:] != (config.max_text_seq_length, config.text_embed_dim):
             raise ValueError(
                 f"text embeddings have shape {text.shape}, expected (batch, "
                 f"{config.max_text_seq_length}, {config.text_embed_dim})"
             )
+        return self.text_proj(text), self.video(latents)
+
+    def video(self, latents: Float[Array, "B F C H W"]) -> Float[Array, "B N D"]:
+        """Latents -> video tokens.
+
+        Raises:
+            ValueError: the latents have another number of channels, or a height or width that
+                patches do not divide.
+        """
+        config, patch = self.config, self.config.patch_size
+        *_, channels, height, width = latents.shape
         if channels != config.in_channels or height % patch or width % patch:
             raise ValueError(
                 f"latents have shape {latents.shape}, expected (batch, frames, "
                 f"{config.in_channels}, height, width) with multiples of {patch}"
             )
-        text = nn.Dense(config.width, dtype=self.dtype, name="text_proj")(text)
-        size = (patch, patch)
-        project = nn.Conv(config.width, size, size, "VALID", dtype=self.dtype, name="proj")
-        video = project(einops.rearrange(latents, "B F C H W -> B F H W C"))
+        video = self.proj(einops.rearrange(latents, "B F C H W -> B F H W C"))
         video = video + self._positions(*video.shape[1:4]).astype(video.dtype)
-        return text, einops.rearrange(video, "B F H W D -> B (F H W) D")
+        return einops.rearrange(video, "B F H W D -> B (F H W) D")
 
     def _positions(self, frames: int, height: int, width: int) -> jax.Array:
         """(F, H, W, D): time, then columns, then rows; joined here so that no large constant is."""

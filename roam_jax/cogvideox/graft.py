@@ -2,23 +2,26 @@
 
 The backbone's parameters keep their names and values; the loop adds `blocks/loop/*` and everything
 else that is new is `graft/*`. New cells run through the same blocks as the video, with its
-weights, modulation and round embedding. With the gate `identity` and the default topology the
-grafted model is the backbone at initialisation, for any number of rounds.
+weights, modulation and round embedding; those of further videos are made and read by the backbone's
+own patch embedding and readout. With the gate `identity` and the default topology the grafted model
+is the backbone at initialisation, for any number of rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import einops
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.topology import CanvasTopology
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.cogvideox.embedding import PatchEmbed, TimeEmbedding, condition
-from roam_jax.cogvideox.graft_canvas import latent_frames
+from roam_jax.cogvideox.embedding import Conditioning, PatchEmbed, TimeEmbedding, condition
+from roam_jax.cogvideox.graft_canvas import camera_regions, latent_frames, view_regions
 from roam_jax.cogvideox.graft_cells import Graft
 from roam_jax.cogvideox.graft_config import GraftConfig
 from roam_jax.cogvideox.transformer import LAYER_OUTPUT, Block, Readout
@@ -59,14 +62,14 @@ class GraftedTransformer(nn.Module):
         )
         self.readout = Readout(self.config, dtype=self.dtype)
         nn.share_scope(self, self.readout)
-        self.graft = Graft(self.layout, self.graft_config.decoder)
+        self.graft = Graft(self.layout, self.graft_config)
 
     def __call__(
         self,
         latents: Float[Array, "B F C H W"],
         text: Float[Array, "B S E"],
         timesteps: Num[Array, " B"] | Num[Array, "B F"],
-        data: Mapping[str, Float[Array, "B _ _"]],
+        data: Mapping[str, Float[Array, "B _ ..."]],
         *,
         rounds: int,
         action_timesteps: Int[Array, " B"] | None = None,
@@ -79,20 +82,23 @@ class GraftedTransformer(nn.Module):
             text: text embedding.
             timesteps: diffusion step 0..999, one a row (B,) or one a latent frame (B, F). With the
                 latter, video and new cells are modulated by their frame's, text by the largest.
-            data: region -> vectors of the observed regions, normalised; with the decoder
-                `tokens_diffused` also future_action -> noised actions.
+            data: region -> vectors (B, N, A) of the observed regions, normalised; with the decoder
+                `tokens_diffused` also future_action -> noised actions; and view region -> latents
+                (B, frames, C, H, W), clean for `observed_*` and `goal`, noisy for `future_*`.
             rounds: static number of rounds.
             action_timesteps: what the actions are noised to, with `tokens_diffused`.
             extrapolate: static; "last" allows more rounds than were trained.
 
         Returns:
-            {"velocity": (B, F, C, H, W)} with the outputs of `Graft.decode`, and, as intermediates,
-            the round measures: measure -> stream -> (depth, rounds). "video" there includes the new
+            {"velocity": (B, F, C, H, W)} with the outputs of `Graft.decode`, "camera_velocity"
+            (B, V, F - t_current, C, H, W) where cameras are predicted, and, as intermediates, the
+            round measures: measure -> stream -> (depth, rounds). "video" there includes the new
             cells.
 
         Raises:
             ValueError: shapes or data do not fit the layout, or too many rounds.
         """
+        data = {**data, **self._patches(data)}
         text, video = self.patch_embed(latents, text)
         cells = self.graft.cells(data, action_timesteps, batch=latents.shape[0])
         visual = video.shape[1]
@@ -125,9 +131,63 @@ class GraftedTransformer(nn.Module):
             self.blocks, (streams, tapped), jnp.arange(self.config.num_layers)
         )
         video, extra = jnp.split(streams["video"], [visual], axis=1)
-        frames = None if frames is None else frames[:visual]
-        velocity = self.readout(video.astype(self.dtype), temb, latents.shape, frames)
-        return {"velocity": velocity, **self.graft.decode(velocity, extra, tapped)}, measures
+        own = None if frames is None else frames[:visual]
+        velocity = self.readout(video.astype(self.dtype), temb, latents.shape, own)
+        cells = self.graft.by_region(extra)
+        outputs = {"velocity": velocity, **self.graft.decode(velocity, cells, tapped)}
+        outputs |= self._cameras(cells, temb, latents.shape, frames)
+        return outputs, measures
+
+    def _patches(self, data: Mapping[str, Array]) -> dict[str, Float[Array, "B _ D"]]:
+        """View region -> its latents through the backbone's patch embedding, at its positions.
+
+        What belongs to one camera is embedded as one video, so that a later frame has a later
+        position. A region without data is left to the check of `Graft.cells`.
+        """
+        found: dict[str, Array] = {}
+        for regions in view_regions(self.layout):
+            names = [name for name in regions if name in data]
+            if not names:
+                continue
+            for name in names:
+                frames = self.layout.region_spec(name).shape[0]
+                if data[name].shape[1] != frames:
+                    raise ValueError(
+                        f"latents of the region {name!r} have shape {data[name].shape}, expected "
+                        f"{frames} frames"
+                    )
+            video = jnp.concatenate([data[name] for name in names], axis=1)
+            cells = self.patch_embed.video(video)
+            ends = np.cumsum([self.layout.region_numel(name) for name in names])[:-1]
+            found |= zip(names, jnp.split(cells, ends.tolist(), axis=1), strict=True)
+        return found
+
+    def _cameras(
+        self,
+        cells: Mapping[str, Float[Array, "B _ D"]],
+        temb: Conditioning,
+        shape: tuple[int, ...],
+        frames: Int[np.ndarray, " N"] | None,
+    ) -> dict[str, Float[Array, "B V F C H W"]]:
+        """Velocity of the predicted cameras by the backbone's readout; empty where there is none.
+
+        Args:
+            cells: all new ones, by region.
+            temb: of the blocks.
+            shape: of the video's latents.
+            frames: latent frame of each cell but the text's where frames have timesteps of their
+                own, else None.
+        """
+        names = [regions[1] for regions in camera_regions(self.layout).values() if regions[1:]]
+        if not names:
+            return {}
+        tokens = jnp.concatenate([cells[name] for name in names], axis=1)
+        own = None if frames is None else latent_frames(self.layout, names)
+        size, count, *pixels = shape
+        joined = (size, len(names) * (count - self.layout.t_current), *pixels)
+        velocity = self.readout(tokens.astype(self.dtype), temb, joined, own)
+        velocity = einops.rearrange(velocity, "B (V F) C H W -> B V F C H W", V=len(names))
+        return {"camera_velocity": velocity}
 
 
 def _call_block(block: Block, streams: Streams, temb, table, frames) -> Streams:

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from roam_jax.canvas.layout import CanvasLayout
-from roam_jax.cogvideox.graft_canvas import BACKBONE_REGIONS, FUTURE
-from roam_jax.cogvideox.graft_config import CELL_DECODERS
-from roam_jax.contracts import ACTION_DIM, FRAMES_PER_LATENT, PROPRIO_DIM, REWARD_DIM
-from roam_jax.model.embed import NoisedCells, QueryCells, VectorCells, cell_positions
+from roam_jax.cogvideox.graft_canvas import BACKBONE_REGIONS, FUTURE, view_regions
+from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig
+from roam_jax.contracts import FRAMES_PER_LATENT
+from roam_jax.model.embed import NoisedCells, PatchCells, QueryCells, VectorCells, cell_positions
 from roam_jax.model.heads import (
     CrossAttentionDecoder,
     PerFrameDecoder,
@@ -26,8 +26,12 @@ DATA_FIELDS = {
     "observed_proprio": "observed_proprio",
     "observed_reward": "observed_reward",
 }
-# Regions other than actions that are predicted: name of the output, and its size.
-PREDICTED = {"future_proprio": ("proprio", PROPRIO_DIM), "future_reward": ("reward", REWARD_DIM)}
+# Regions of vectors, other than actions, that are predicted: name of the output, and which size of
+# `GraftConfig` it has.
+PREDICTED = {
+    "future_proprio": ("proprio", "proprio_dim"),
+    "future_reward": ("reward", "reward_dim"),
+}
 
 
 class Graft(nn.Module):
@@ -35,32 +39,37 @@ class Graft(nn.Module):
 
     Args:
         layout: from `graft_layout`.
-        decoder_kind: one of `DECODERS`.
+        config: the decoder, and the sizes of what is decoded.
     """
 
     layout: CanvasLayout
-    decoder_kind: str
+    config: GraftConfig
 
     def setup(self):
         """Names each encoder after its region, its decoder REGION_decoder."""
+        kind, actions = self.config.decoder, self.config.action_dim
+        views = {name for regions in view_regions(self.layout) for name in regions}
         for name in self._new_regions:
-            if name in DATA_FIELDS:
+            if name in views:
+                encoder = PatchCells
+            elif name in DATA_FIELDS:
                 encoder = VectorCells
-            elif name == FUTURE and self.decoder_kind == "tokens_diffused":
+            elif name == FUTURE and kind == "tokens_diffused":
                 encoder = NoisedCells
             else:
                 encoder = QueryCells
             setattr(self, name, encoder(self.layout.d_model))
             if name in PREDICTED:
-                setattr(self, f"{name}_decoder", TokensDecoder(PREDICTED[name][1]))
+                size = getattr(self.config, PREDICTED[name][1])
+                setattr(self, f"{name}_decoder", TokensDecoder(size))
         chunk = FRAMES_PER_LATENT * (self.layout.T - self.layout.t_current)
-        if self.decoder_kind == "cross_attention":
-            self.decoder = CrossAttentionDecoder(ACTION_DIM, chunk)
-        elif self.decoder_kind in CELL_DECODERS:
-            self.decoder = TokensDecoder(ACTION_DIM)
+        if kind == "cross_attention":
+            self.decoder = CrossAttentionDecoder(actions, chunk)
+        elif kind in CELL_DECODERS:
+            self.decoder = TokensDecoder(actions)
         else:
             heads = {"pooled": PooledDecoder, "per_frame": PerFrameDecoder}
-            self.decoder = heads[self.decoder_kind](ACTION_DIM)
+            self.decoder = heads[kind](actions)
 
     def cells(
         self,
@@ -72,8 +81,8 @@ class Graft(nn.Module):
         """The new cells, region by region in layout order.
 
         Args:
-            data: region -> vectors, for each region that holds data; with `tokens_diffused` the
-                noised actions as well.
+            data: region -> vectors, for each region that holds data, or embedded patches, for each
+                view; with `tokens_diffused` the noised actions as well.
             action_timesteps: noise level of the actions, with `tokens_diffused`.
             batch: batch size B.
 
@@ -84,7 +93,11 @@ class Graft(nn.Module):
         self._check(data, action_timesteps)
         cells = []
         for name in self._new_regions:
-            encoder, positions = getattr(self, name), cell_positions(self.layout, name)
+            encoder = getattr(self, name)
+            if isinstance(encoder, PatchCells):
+                cells.append(encoder(data[name]))
+                continue
+            positions = cell_positions(self.layout, name)
             if isinstance(encoder, NoisedCells):
                 cells.append(encoder(data[name], positions, action_timesteps))
             elif isinstance(encoder, VectorCells):
@@ -93,33 +106,37 @@ class Graft(nn.Module):
                 cells.append(encoder(batch, positions))
         return cells
 
-    def decode(
-        self,
-        velocity: Float[Array, "B F C H W"],
-        extra: Float[Array, "B N D"],
-        activations: Float[Array, "taps B M D"],
-    ) -> dict[str, Array]:
-        """Actions and whatever else is predicted, normalised units.
-
-        Args:
-            velocity: the backbone's output.
-            extra: the new cells after the last block.
-            activations: video cells after each block that the decoder reads.
-
-        Returns:
-            "actions" (B, P, 7), or (B, 1, 7) from `pooled`, where `tokens_diffused` gives their
-            velocity; "proprio" (B, F - t_current, 7) and "reward" (B, F - t_current, 1) where they
-            have regions.
-        """
+    def by_region(self, cells: Float[Array, "B N D"]) -> dict[str, Float[Array, "B _ D"]]:
+        """The new cells after the last block, taken apart."""
         names = self._new_regions
         ends = np.cumsum([self.layout.region_numel(name) for name in names]).tolist()
         starts = [0, *ends][: len(names)]
-        cells = {n: extra[:, a:b] for n, a, b in zip(names, starts, ends, strict=True)}
-        if self.decoder_kind in CELL_DECODERS:
+        return {n: cells[:, a:b] for n, a, b in zip(names, starts, ends, strict=True)}
+
+    def decode(
+        self,
+        velocity: Float[Array, "B F C H W"],
+        cells: Mapping[str, Float[Array, "B _ D"]],
+        activations: Float[Array, "taps B M D"],
+    ) -> dict[str, Array]:
+        """Actions and whatever else is predicted of vectors, normalised units.
+
+        Args:
+            velocity: the backbone's output.
+            cells: from `by_region`.
+            activations: video cells after each block that the decoder reads.
+
+        Returns:
+            "actions" (B, P, A), or (B, 1, A) from `pooled`, where `tokens_diffused` gives their
+            velocity; "proprio" (B, F - t_current, J) and "reward" (B, F - t_current, 1) where they
+            have regions.
+        """
+        kind = self.config.decoder
+        if kind in CELL_DECODERS:
             actions = self.decoder(cells[FUTURE])
-        elif self.decoder_kind == "cross_attention":
+        elif kind == "cross_attention":
             actions = self.decoder(activations)
-        elif self.decoder_kind == "per_frame":
+        elif kind == "per_frame":
             actions = self.decoder(velocity[:, self.layout.t_current :])
         else:
             actions = self.decoder(velocity)
@@ -141,9 +158,9 @@ class Graft(nn.Module):
             raise ValueError(
                 f"data for the regions {sorted(data)}, expected it for {sorted(expected)}"
             )
-        if (action_timesteps is not None) != (self.decoder_kind == "tokens_diffused"):
+        if (action_timesteps is not None) != (self.config.decoder == "tokens_diffused"):
             found = "without" if action_timesteps is None else "with"
             raise ValueError(
-                f"decoder.kind = {self.decoder_kind!r} {found} action_timesteps: expected them "
+                f"decoder.kind = {self.config.decoder!r} {found} action_timesteps: expected them "
                 "with tokens_diffused, and with no other decoder"
             )

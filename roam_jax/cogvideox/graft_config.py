@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from roam_jax.contracts import ACTION_DIM, PROPRIO_DIM, REWARD_DIM
 from roam_jax.model.looped import check_gate
 from roam_jax.spelling import check_choice
 
@@ -34,7 +35,7 @@ def trainable_patterns(policy: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class GraftConfig:
-    """Loops and decoder of a graft.
+    """Loops and decoder of a graft, and the sizes of what is decoded.
 
     Args:
         rounds: trained number of rounds.
@@ -43,6 +44,7 @@ class GraftConfig:
         decoder: one of `DECODERS`.
         decoder_blocks: blocks whose activations the decoder `cross_attention` reads; negative
             numbers count from the last.
+        action_dim, proprio_dim: dimensions A of an action and J of a robot state.
 
     Raises:
         ValueError: a value is out of range.
@@ -53,6 +55,8 @@ class GraftConfig:
     gate_scope: str = "round"
     decoder: str = "tokens"
     decoder_blocks: tuple = (-1,)  # whole numbers; what a config holds is checked in `taps`
+    action_dim: int = ACTION_DIM
+    proprio_dim: int = PROPRIO_DIM
 
     def __post_init__(self):
         if self.rounds < 1:
@@ -64,6 +68,11 @@ class GraftConfig:
                 f"decoder.blocks = {self.decoder_blocks} with decoder.kind = {self.decoder!r}, "
                 "which reads no block's activations; expected (-1,), or cross_attention"
             )
+
+    @property
+    def reward_dim(self) -> int:
+        """Dimensions of a reward."""
+        return REWARD_DIM
 
     def taps(self, depth: int) -> tuple[int, ...]:
         """Blocks 0..depth - 1 whose activations the decoder reads; none for the other decoders.

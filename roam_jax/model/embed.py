@@ -3,7 +3,7 @@
 Every new cell is content + modality embedding + position. Content is an encoded vector where data
 exists (past actions, observed robot state) and a learned query where something is to be predicted
 or thought. Positions are sinusoidal in real time, row and column and not learned, so that any
-window length works.
+window length works. Cells of further videos come with the backbone's own content and positions.
 """
 
 from __future__ import annotations
@@ -99,3 +99,22 @@ class NoisedCells(nn.Module):
         codes = jnp.asarray(sinusoids(np.arange(NoiseSchedule().steps), TIMESTEP_WIDTH))
         level = nn.Dense(self.width, name="noise_level")(codes[timesteps])
         return VectorCells(self.width, name="vector")(vectors, positions) + level[:, None]
+
+
+class PatchCells(nn.Module):
+    """Cells of another video: the backbone's own patch embedding of it + modality embedding.
+
+    The frozen blocks know video by the backbone's patch projection and positions, so that is how
+    another one enters: nothing has to be learned before its cells can be read, and no parameter
+    depends on the frame size. But the same projection and positions leave nothing by which a cell
+    could be told from that of the first camera at the same place. The vector does that; it starts
+    small, so that the cells stay near what the blocks were trained on.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, patches: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        """Embedded patches, which hold their positions, as cells; float32."""
+        modality = self.param("modality", nn.initializers.normal(0.02), (self.width,))
+        return patches.astype(jnp.float32) + modality

@@ -11,9 +11,11 @@ import dataclasses
 import hashlib
 import importlib.resources
 import pathlib
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from jaxtyping import Array, Float, UInt8
 
 from roam_jax.cogvideox.config import TransformerConfig
@@ -24,6 +26,15 @@ from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import Batch, Params, TimeSpec, cache_dir
 
 TINY = "tiny"
+# Fields of a batch that hold latents -> the field with the frames that they are made of.
+LATENT_FIELDS = {
+    "observed_latents": "frames",
+    "target_latents": "frames",
+    "observed_camera_latents": "camera_frames",
+    "target_camera_latents": "camera_frames",
+    "goal_latent": "goal_frame",
+}
+FIRST_CAMERA = ("observed_latents", "target_latents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,21 +43,29 @@ class Backbone:
 
     Args:
         transformer_config, vae_config: sizes.
-        image_size: height and width of the frames in pixels.
+        image_size: (height, width) of the frames in pixels.
         transformer_path, vae_path: converted folders; None = no pretrained weights.
+
+    Raises:
+        ValueError: tokens do not divide the frames.
     """
 
     transformer_config: TransformerConfig
     vae_config: VAEConfig
-    image_size: int
+    image_size: tuple[int, ...]
     transformer_path: pathlib.Path | None = None
     vae_path: pathlib.Path | None = None
 
     def __post_init__(self):
-        if self.image_size % self.vae_config.spatial_compression_ratio:
+        factor, patch = (
+            self.vae_config.spatial_compression_ratio,
+            self.transformer_config.patch_size,
+        )
+        unit = factor * patch
+        if len(self.image_size) != 2 or any(n < 1 or n % unit for n in self.image_size):
             raise ValueError(
-                f"data.image_size = {self.image_size}: expected a multiple of "
-                f"{self.vae_config.spatial_compression_ratio}, the VAE's spatial factor"
+                f"data.image_size = {self.image_size}: expected (height, width), both a multiple "
+                f"of {unit}, the VAE's spatial factor {factor} x the transformer's patch {patch}"
             )
 
     @property
@@ -61,9 +80,10 @@ class Backbone:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one latent frame."""
-        side = self.image_size // self.vae_config.spatial_compression_ratio
-        return self.vae_config.latent_channels, side, side
+        """(C, h, w) of one latent frame."""
+        factor = self.vae_config.spatial_compression_ratio
+        height, width = self.image_size
+        return self.vae_config.latent_channels, height // factor, width // factor
 
     @property
     def vae(self) -> VAE:
@@ -72,7 +92,7 @@ class Backbone:
 
     def init_vae(self, rng: jax.Array) -> Params:
         """Random VAE parameters."""
-        video = jnp.zeros((1, 3, 1, self.image_size, self.image_size))
+        video = jnp.zeros((1, 3, 1, *self.image_size))
         return self.vae.init(rng, video)["params"]
 
     def pretrained(self) -> Params:
@@ -96,9 +116,40 @@ class Backbone:
         The observed frames are encoded without any later frame, because the encoder's GroupNorm
         would carry the future into them.
         """
-        video = to_video(frames)
-        observed = self._encode_video(vae_params, video[:, :, : time.observed_frames])
-        return observed, self._encode_video(vae_params, video)
+        found = self.encode_batch(vae_params, {"frames": frames}, time, fields=FIRST_CAMERA)
+        return found["observed_latents"], found["target_latents"]
+
+    def encode_batch(
+        self,
+        vae_params: Params,
+        batch: Batch,
+        time: TimeSpec,
+        *,
+        fields: Collection[str] | None = None,
+    ) -> dict[str, Array]:
+        """Latents of every video of a batch, each video encoded without any other.
+
+        Args:
+            vae_params: of the VAE.
+            batch: `frames`, and `camera_frames` and `goal_frame` where there are any.
+            time: alignment of the window.
+            fields: which of `LATENT_FIELDS` are wanted; None = all that the batch has frames of.
+
+        Returns:
+            Field -> scaled posterior means, as `Batch` describes them.
+        """
+        if fields is None:
+            fields = [name for name, frames in LATENT_FIELDS.items() if frames in batch]
+        found = {}
+        for name in fields:
+            frames = jnp.asarray(batch[LATENT_FIELDS[name]])
+            if name.startswith("observed"):
+                frames = frames[..., : time.observed_frames, :, :, :]
+            # Cameras are rows like any other: (B, V, T, ...) -> (B V, T, ...).
+            rows = frames.reshape(-1, *frames.shape[-4:])
+            latents = self._encode_video(vae_params, to_video(rows))
+            found[name] = latents.reshape(*frames.shape[:-4], *latents.shape[1:])
+        return found
 
     def _encode_video(self, vae_params: Params, video: Array) -> Array:
         mean, _ = self.vae.apply({"params": vae_params}, video, method=VAE.encode)
@@ -113,11 +164,18 @@ class Backbone:
         pixels = jnp.round((jnp.clip(video, -1, 1) + 1) * 127.5).astype(jnp.uint8)
         return jnp.moveaxis(pixels, 1, -1)
 
-    def latents(self, vae_params: Params, batch: Batch, time: TimeSpec) -> tuple[Array, Array]:
-        """Observed and target latents of a batch, encoded here unless it brings them."""
+    def latents(
+        self,
+        vae_params: Params,
+        batch: Batch,
+        time: TimeSpec,
+        *,
+        fields: Collection[str] = FIRST_CAMERA,
+    ) -> dict[str, Array]:
+        """The wanted `LATENT_FIELDS` of a batch, encoded here unless it brings them."""
         if "frames" in batch:
-            return self.encode(vae_params, jnp.asarray(batch["frames"]), time)
-        return jnp.asarray(batch["observed_latents"]), jnp.asarray(batch["target_latents"])
+            return self.encode_batch(vae_params, batch, time, fields=fields)
+        return {name: jnp.asarray(batch[name]) for name in fields}
 
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the pretrained weights, by network."""
@@ -130,14 +188,14 @@ def to_video(frames: UInt8[Array, "B T H W 3"]) -> Float[Array, "B 3 T H W"]:
     return jnp.moveaxis(frames.astype(jnp.float32) / 127.5 - 1, -1, 1)
 
 
-def open_backbone(path: str, *, image_size: int) -> Backbone:
+def open_backbone(path: str, *, image_size: tuple[int, ...]) -> Backbone:
     """The pretrained transformer and VAE that `backbone.path` names.
 
     An empty path gives the sizes of the published CogVideoX-2B without weights: enough to describe
-    a run, not to start one.
+    a run, not to start one. `image_size` is (height, width).
 
     Raises:
-        FileNotFoundError, ValueError: not a converted folder.
+        FileNotFoundError, ValueError: not a converted folder, or a size that does not fit.
     """
     if not path:
         return Backbone(TransformerConfig(), VAEConfig(), image_size)
@@ -146,7 +204,7 @@ def open_backbone(path: str, *, image_size: int) -> Backbone:
     return Backbone(transformer.config, vae.config, image_size, folder, folder)
 
 
-def open_vae(path: str, *, transformer: TransformerConfig, image_size: int) -> Backbone:
+def open_vae(path: str, *, transformer: TransformerConfig, image_size: tuple[int, ...]) -> Backbone:
     """The same VAE beside a transformer from scratch."""
     if not path:
         return Backbone(transformer, VAEConfig(), image_size)
@@ -174,3 +232,21 @@ def tiny_weights() -> pathlib.Path:
                 if not target.exists():
                     raise
     return target
+
+
+def refuse_views(config: ml_collections.ConfigDict) -> None:
+    """For tasks that learn the first camera alone.
+
+    Raises:
+        ValueError: the config asks for further cameras or for a goal.
+    """
+    task, data = config.train.task, config.data
+    if len(data.cameras) > 1:
+        raise ValueError(
+            f"data.cameras = {tuple(data.cameras)}: train.task = {task} learns one camera; "
+            "expected one name"
+        )
+    if data.goal != "none":
+        raise ValueError(
+            f"data.goal = {data.goal!r}: train.task = {task} has no place for it; expected 'none'"
+        )

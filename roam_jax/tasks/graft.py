@@ -3,13 +3,15 @@
 Video is trained as CogVideoX is: v-prediction on noised latents, plain MSE. Frames before
 `t_current` enter clean and carry no loss. Actions are regressed; a stated share of the rows is
 drawn at t = 999, where the future is pure noise, because that is how the policy is deployed.
+Further cameras are treated as the first, with noise of their own; a goal frame, the one input from
+the future, enters clean.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,31 +19,24 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from roam_jax.cogvideox.graft import GraftedTransformer
-from roam_jax.cogvideox.graft_canvas import FUTURE
-from roam_jax.cogvideox.graft_cells import DATA_FIELDS, PREDICTED
-from roam_jax.contracts import ACTION_DIM, ArraySpec, Batch, Params, TimeSpec
+from roam_jax.cogvideox.graft_canvas import FUTURE, GOAL, camera_regions, view_regions
+from roam_jax.cogvideox.graft_cells import DATA_FIELDS
+from roam_jax.contracts import VIDEO_FIELDS, ArraySpec, Batch, Params, TimeSpec
 from roam_jax.diffusion.sampler import ddim_step, next_timesteps, trailing_timesteps
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.spelling import check_choice
-from roam_jax.tasks.backbone import Backbone
+from roam_jax.tasks.augment import Augmentation
+from roam_jax.tasks.backbone import FIRST_CAMERA, Backbone
 from roam_jax.tasks.rows import share_of_rows
+from roam_jax.tasks.streams import (
+    TARGETS,
+    NoisedActions,
+    noise_actions,
+    present_dimensions,
+    stream_error,
+)
 
-# Output of the model -> field of the batch that it is compared with.
-TARGETS = {
-    "actions": "action_chunk",
-    **{output: region for region, (output, _) in PREDICTED.items()},  # named alike in a batch
-}
 CLEAN_TIMESTEPS = ("global", "zero")
-
-
-class NoisedActions(NamedTuple):
-    """Actions on their way from noise to a chunk, and how far they are.
-
-    `values` is (B, P, 7), normalised units; `timesteps` (B,) integers 0..999.
-    """
-
-    values: Array
-    timesteps: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +52,7 @@ class GraftModel:
         weights: loss weights of "diffusion", "action" and what else is predicted.
         clean_timestep: what modulates the observed frames: global, the timestep of the row; zero,
             a timestep of their own, 0.
+        augmentation: of the frames, in training alone.
 
     Raises:
         ValueError: no such `clean_timestep`, or a fraction out of range.
@@ -69,6 +65,7 @@ class GraftModel:
     deploy_fraction: float
     weights: Mapping[str, float]
     clean_timestep: str = "global"
+    augmentation: Augmentation = Augmentation()
 
     def __post_init__(self):
         check_choice("loss.clean_timestep", self.clean_timestep, CLEAN_TIMESTEPS)
@@ -80,6 +77,34 @@ class GraftModel:
         """Whether actions are denoised, not regressed."""
         return self.module.graft_config.decoder == "tokens_diffused"
 
+    @property
+    def latent_fields(self) -> tuple[str, ...]:
+        """The latents of a batch that the model reads; of cameras without loss no later frame."""
+        cameras, goal = [], []
+        if self._cameras:
+            cameras = ["observed_camera_latents"]
+            if self.predicts_cameras:
+                cameras.append("target_camera_latents")
+        if GOAL in self.module.layout.regions:
+            goal = ["goal_latent"]
+        return (*FIRST_CAMERA, *cameras, *goal)
+
+    @property
+    def predicts_cameras(self) -> bool:
+        """Whether cameras beside the first have frames that are predicted."""
+        return any(regions[1:] for regions in self._cameras)
+
+    @property
+    def camera_noise_shape(self) -> tuple[int, ...]:
+        """(V, F - t_current, C, h, w) of one window."""
+        future = self.time.latents - self.time.t_current
+        return len(self._cameras), future, *self.backbone.latent_shape
+
+    @property
+    def _cameras(self) -> list[tuple[str, ...]]:
+        """Regions of each camera beside the first."""
+        return list(camera_regions(self.module.layout).values())
+
     def init(self, rng: jax.Array, batch_spec: Mapping[str, ArraySpec]) -> Params:
         """Fresh parameters of the whole tree: transformer, loop, graft and VAE."""
         batch = {
@@ -87,20 +112,30 @@ class GraftModel:
             for name, spec in batch_spec.items()
             if name == "text" or name in DATA_FIELDS.values()
         }
+        layout, latent = self.module.layout, self.backbone.latent_shape
+        views = {
+            name: jnp.zeros((1, layout.region_spec(name).shape[0], *latent))
+            for regions in view_regions(layout)
+            for name in regions
+        }
         zeros = jnp.zeros(1, jnp.int32)
-        chunk = jnp.zeros((1, self.time.chunk, ACTION_DIM))
+        chunk = jnp.zeros((1, self.time.chunk, self.module.graft_config.action_dim))
         rng, vae_rng = jax.random.split(rng)
         variables = self.module.init(
             rng,
-            jnp.zeros((1, self.time.latents, *self.backbone.latent_shape)),
+            jnp.zeros((1, self.time.latents, *latent)),
             batch["text"],
             zeros,
-            **self._cells(batch, NoisedActions(chunk, zeros) if self.diffuses_actions else None),
+            **self._cells(
+                batch, views, NoisedActions(chunk, zeros) if self.diffuses_actions else None
+            ),
             rounds=1,
         )
         return {**variables["params"], "vae": self.backbone.init_vae(vae_rng)}
 
-    def _cells(self, batch: Batch, actions: NoisedActions | None) -> dict[str, Any]:
+    def _cells(
+        self, batch: Batch, views: Mapping[str, Array], actions: NoisedActions | None
+    ) -> dict[str, Any]:
         """What the new regions hold, as arguments of the module."""
         regions = self.module.layout.regions
         data = {
@@ -108,9 +143,22 @@ class GraftModel:
             for region, field in DATA_FIELDS.items()
             if region in regions
         }
+        data |= views
         if actions is None:
             return {"data": data}
         return {"data": {**data, FUTURE: actions.values}, "action_timesteps": actions.timesteps}
+
+    def _views(
+        self, latents: Mapping[str, Array], noised: Float[Array, "B V f C h w"] | None
+    ) -> dict[str, Float[Array, "B _ C h w"]]:
+        """View region -> its latents: observed ones clean, those that are predicted noised."""
+        views = {}
+        for number, regions in enumerate(self._cameras):
+            parts = [latents["observed_camera_latents"], noised]
+            views |= {name: part[:, number] for name, part in zip(regions, parts, strict=False)}
+        if "goal_latent" in latents:
+            views[GOAL] = latents["goal_latent"]
+        return {name: view.astype(self.module.dtype) for name, view in views.items()}
 
     def predict(
         self,
@@ -120,6 +168,7 @@ class GraftModel:
         timesteps: Int[Array, " B"],
         noise: Float[Array, "B F C h w"],
         rounds: int,
+        camera_noise: Float[Array, "B V f C h w"] | None = None,
         actions: NoisedActions | None = None,
         extrapolate: str | None = None,
     ) -> tuple[dict[str, Array], dict]:
@@ -131,29 +180,44 @@ class GraftModel:
             timesteps: of the future latents of each row.
             noise: standard normal.
             rounds: static number of rounds.
+            camera_noise: standard normal, of the predicted frames of further cameras where they are
+                predicted.
             actions: with the decoder `tokens_diffused`, the noised future actions.
             extrapolate: "last" allows more rounds than were trained.
 
         Returns:
             {"velocity", "actions", ..., "target" (B, F, C, H, W), "clean", "noisy"} and the round
-            measures. With `tokens_diffused` "actions" is the velocity of the actions.
+            measures. With `tokens_diffused` "actions" is the velocity of the actions. Where cameras
+            are predicted, "camera_velocity" and "camera_target" (B, V, F - t_current, C, H, W).
+
+        Raises:
+            ValueError: cameras are predicted and there is no noise for them.
         """
-        observed, clean = self.backbone.latents(params["vae"], batch, self.time)
+        now = self.time.t_current
+        latents = self.backbone.latents(params["vae"], batch, self.time, fields=self.latent_fields)
+        observed, clean = latents["observed_latents"], latents["target_latents"]
         noisy = self.schedule.add_noise(clean, noise, timesteps)
-        noisy = jnp.concatenate([observed, noisy[:, self.time.t_current :]], axis=1)
+        noisy = jnp.concatenate([observed, noisy[:, now:]], axis=1)
+        targets = {"target": self.schedule.velocity(clean, noise, timesteps)}
+        noised = None
+        if self.predicts_cameras:
+            if camera_noise is None:
+                raise ValueError(f"no camera_noise: expected (batch, *{self.camera_noise_shape})")
+            future = latents["target_camera_latents"][:, :, now:]
+            noised = self.schedule.add_noise(future, camera_noise, timesteps)
+            targets["camera_target"] = self.schedule.velocity(future, camera_noise, timesteps)
         transformer = {name: value for name, value in params.items() if name != "vae"}
         outputs, measures = self.module.apply(
             {"params": transformer},
             noisy.astype(self.module.dtype),
             jnp.asarray(batch["text"], self.module.dtype),
             self._modulation(timesteps),
-            **self._cells(batch, actions),
+            **self._cells(batch, self._views(latents, noised), actions),
             rounds=rounds,
             extrapolate=extrapolate,
         )
         outputs = {name: value.astype(jnp.float32) for name, value in outputs.items()}
-        target = self.schedule.velocity(clean, noise, timesteps)
-        return {**outputs, "target": target, "clean": clean, "noisy": noisy}, measures
+        return {**outputs, **targets, "clean": clean, "noisy": noisy}, measures
 
     def _modulation(self, timesteps: Int[Array, " B"]) -> Int[Array, " B"] | Int[Array, "B F"]:
         """The timesteps that the blocks see: of rows, or of latent frames with clean ones at 0."""
@@ -172,25 +236,28 @@ class GraftModel:
         action_noise: Float[Array, "B P A"],
         steps: int,
         rounds: int,
+        camera_noise: Float[Array, "B V f C h w"] | None = None,
         extrapolate: str | None = None,
     ) -> tuple[dict[str, Array], dict]:
         """Actions denoised in a few steps while the future video stays at its timestep.
 
+        Dimensions that a robot lacks stay 0 throughout, as they are in training.
+
         Args:
-            params, batch, timesteps, noise, rounds, extrapolate: as for `predict`; a policy is
-                deployed at t = 999.
+            params, batch, timesteps, noise, rounds, camera_noise, extrapolate: as for `predict`; a
+                policy is deployed at t = 999.
             action_noise: standard normal, where the actions start.
             steps: static number of steps, each a pass through the whole model.
 
         Returns:
-            As `predict`, with "actions" (B, P, 7) in normalised units.
+            As `predict`, with "actions" (B, P, A) in normalised units.
 
         Raises:
             ValueError: `steps` is out of range.
         """
-        observed, clean = self.backbone.latents(params["vae"], batch, self.time)
-        encoded = {**batch, "observed_latents": observed, "target_latents": clean}
-        encoded.pop("frames", None)
+        encoded = {name: x for name, x in batch.items() if name not in VIDEO_FIELDS}
+        encoded |= self.backbone.latents(params["vae"], batch, self.time, fields=self.latent_fields)
+        present = present_dimensions(batch, "actions")
 
         def step(actions, times):
             now, following = times
@@ -200,16 +267,19 @@ class GraftModel:
                 timesteps=timesteps,
                 noise=noise,
                 rounds=rounds,
+                camera_noise=camera_noise,
                 actions=NoisedActions(actions, jnp.full(timesteps.shape, now)),
                 extrapolate=extrapolate,
             )
             velocity = outputs.pop("actions")
             actions = ddim_step(self.schedule, actions, velocity, now, following)
-            return actions, outputs, measures
+            return actions * present, outputs, measures
 
         now = trailing_timesteps(self.schedule, steps)
         times = np.stack([now, next_timesteps(now)], axis=1)
-        actions, _ = jax.lax.scan(lambda a, t: (step(a, t)[0], None), action_noise, times[:-1])
+        actions, _ = jax.lax.scan(
+            lambda a, t: (step(a, t)[0], None), action_noise * present, times[:-1]
+        )
         actions, outputs, measures = step(actions, jnp.asarray(times[-1]))
         return {**outputs, "actions": actions}, measures
 
@@ -219,51 +289,50 @@ class GraftModel:
         error = jnp.square(outputs["velocity"][:, future] - outputs["target"][:, future])
         return error.mean(axis=(1, 2, 3, 4))
 
+    def camera_error(self, outputs: dict[str, Array]) -> Float[Array, " B"]:
+        """The same over the predicted frames of all further cameras."""
+        error = jnp.square(outputs["camera_velocity"] - outputs["camera_target"])
+        return error.mean(axis=(1, 2, 3, 4, 5))
+
     def stream_error(
         self, outputs: dict[str, Array], batch: Batch, stream: str
     ) -> Float[Array, " B"]:
-        """Mean squared error of a predicted stream in normalised units, by row.
-
-        The `pooled` decoder predicts the first future action alone.
-
-        Args:
-            outputs: from `predict`.
-            batch: windows.
-            stream: a key of `TARGETS`.
-        """
-        predicted = outputs[stream]
-        target = jnp.asarray(batch[TARGETS[stream]])[:, : predicted.shape[1]]
-        return jnp.square(predicted - target).mean(axis=(1, 2))
+        """`streams.stream_error` of an output of `predict`."""
+        return stream_error(outputs[stream], batch, stream)
 
     def loss(self, params: Params, batch: Batch, rng: jax.Array, rounds: int):
         """Weighted sum of all errors, and each of them apart; see `contracts.Task`."""
         size = batch["text"].shape[0]
-        time_rng, noise_rng, deploy_rng, action_rng = jax.random.split(rng, 4)
+        keys = jax.random.split(rng, 6)
+        time_rng, noise_rng, deploy_rng, action_rng, camera_rng, augment_rng = keys
+        batch = self.augmentation(batch, augment_rng)
         timesteps = jax.random.randint(time_rng, (size,), 0, self.schedule.steps)
         deployed = share_of_rows(deploy_rng, size, self.deploy_fraction)
         timesteps = jnp.where(deployed, self.schedule.steps - 1, timesteps)
         shape = (size, self.time.latents, *self.backbone.latent_shape)
         noise = jax.random.normal(noise_rng, shape)
+        camera_noise = None
+        if self.predicts_cameras:
+            camera_noise = jax.random.normal(camera_rng, (size, *self.camera_noise_shape))
         actions, targets = None, batch
         if self.diffuses_actions:
-            actions, velocity = self._noise_actions(batch, action_rng)
+            actions, velocity = noise_actions(self.schedule, batch, action_rng)
             targets = {**batch, TARGETS["actions"]: velocity}
         outputs, _ = self.predict(
-            params, batch, timesteps=timesteps, noise=noise, rounds=rounds, actions=actions
+            params,
+            batch,
+            timesteps=timesteps,
+            noise=noise,
+            rounds=rounds,
+            camera_noise=camera_noise,
+            actions=actions,
         )
         errors = {"diffusion": self.diffusion_error(outputs).mean()}
+        if self.predicts_cameras:
+            errors["camera"] = self.camera_error(outputs).mean()
         for stream in TARGETS:
             if stream in outputs:
                 name = "action" if stream == "actions" else stream
                 errors[name] = self.stream_error(outputs, targets, stream).mean()
         total = sum(self.weights[name] * error for name, error in errors.items())
         return total, {f"loss/{name}": error for name, error in errors.items()}
-
-    def _noise_actions(self, batch: Batch, rng: jax.Array) -> tuple[NoisedActions, Array]:
-        """The batch's chunk at uniformly drawn noise levels, and its velocity."""
-        chunk = jnp.asarray(batch["action_chunk"])
-        time_rng, noise_rng = jax.random.split(rng)
-        timesteps = jax.random.randint(time_rng, chunk.shape[:1], 0, self.schedule.steps)
-        noise = jax.random.normal(noise_rng, chunk.shape)
-        noised = self.schedule.add_noise(chunk, noise, timesteps)
-        return NoisedActions(noised, timesteps), self.schedule.velocity(chunk, noise, timesteps)

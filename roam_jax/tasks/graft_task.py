@@ -14,6 +14,7 @@ from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout, graft_topo
 from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig, trainable_patterns
 from roam_jax.contracts import ArraySpec, Task, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import Backbone
 from roam_jax.tasks.graft import GraftModel
 from roam_jax.train.sharding import shard_largest
@@ -26,12 +27,24 @@ SHARDING_RULES = (
     (r"/kernel$", shard_largest),
     (r"/(bias|scale)$", PartitionSpec()),
 )
+# Weights whose regions read all others, so that what these hold has an effect.
+_READERS = ("proprio_weight", "reward_weight", "camera_weight")
 
 
 def graft_model(
-    config: ml_collections.ConfigDict, *, backbone: Backbone, time: TimeSpec
+    config: ml_collections.ConfigDict,
+    *,
+    backbone: Backbone,
+    time: TimeSpec,
+    batch_spec: Mapping[str, ArraySpec],
 ) -> GraftModel:
     """Builds the grafted model that a config describes, without allocating parameters.
+
+    Args:
+        config: the whole config.
+        backbone: weights and VAE.
+        time: alignment of the window.
+        batch_spec: of a global batch; the sizes of actions and robot states are read off it.
 
     Raises:
         ValueError: a value of the config is out of range or names nothing.
@@ -44,6 +57,8 @@ def graft_model(
         gate_scope=config.loop.gate_scope,
         decoder=config.decoder.kind,
         decoder_blocks=tuple(config.decoder.blocks),
+        action_dim=batch_spec["action_chunk"].shape[-1],
+        proprio_dim=batch_spec["observed_proprio"].shape[-1],
     )
     graft_config.taps(sizes.num_layers)
     new = _new_regions(config)
@@ -77,8 +92,10 @@ def graft_model(
             "action": canvas.action_weight,
             "proprio": canvas.proprio_weight,
             "reward": canvas.reward_weight,
+            "camera": canvas.camera_weight,
         },
         clean_timestep=config.loss.clean_timestep,
+        augmentation=Augmentation.from_config(config),
     )
 
 
@@ -90,6 +107,7 @@ def _new_regions(config: ml_collections.ConfigDict) -> NewRegions:
         "canvas.action_weight": canvas.action_weight,
         "canvas.proprio_weight": canvas.proprio_weight,
         "canvas.reward_weight": canvas.reward_weight,
+        "canvas.camera_weight": canvas.camera_weight,
     }
     for key, value in weights.items():
         if not 0 <= value < math.inf:
@@ -100,18 +118,36 @@ def _new_regions(config: ml_collections.ConfigDict) -> NewRegions:
         reward=canvas.reward,
         thought_cells=canvas.thought_cells,
         thought_period=canvas.thought_period,
+        cameras=_further_cameras(config),
+        goal=config.data.goal != "none",
         action_weight=canvas.action_weight,
         proprio_weight=canvas.proprio_weight,
         reward_weight=canvas.reward_weight,
+        camera_weight=canvas.camera_weight,
     )
-    unread = new.proprio or new.reward or new.thought_cells
-    if unread and not (new.actions or new.proprio_weight or new.reward_weight):
+    unread = new.proprio or new.reward or new.thought_cells or new.cameras or new.goal
+    if unread and not (new.actions or any(getattr(new, name) for name in _READERS)):
         raise ValueError(
             f"nothing reads the new regions: decoder.kind = {config.decoder.kind!r} reads the "
             "video alone; expected topology.backbone_reads_new > 0, a decoder that reads cells "
-            f"({', '.join(CELL_DECODERS)}), or canvas.proprio_weight or canvas.reward_weight > 0"
+            f"({', '.join(CELL_DECODERS)}), or one of "
+            f"{', '.join(f'canvas.{name}' for name in _READERS)} > 0"
         )
     return new
+
+
+def _further_cameras(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Names of the cameras beside the first.
+
+    Raises:
+        ValueError: no camera, or the first one once more.
+    """
+    first, *others = config.data.cameras or [None]
+    if first is None or first in others:
+        raise ValueError(
+            f"data.cameras = {tuple(config.data.cameras)}: expected at least one, each once"
+        )
+    return tuple(others)
 
 
 def graft_task(model: GraftModel, *, freeze: str, batch_spec: Mapping[str, ArraySpec]) -> Task:

@@ -14,12 +14,15 @@ import ml_collections
 import numpy as np
 
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.contracts import ACTION_DIM, PROPRIO_DIM, REWARD_DIM, ArraySpec, Task, TimeSpec
+from roam_jax.contracts import POSE_AND_GRIPPER, REWARD_DIM, ArraySpec, Task, TimeSpec
+from roam_jax.data.declaration import load_declaration
 from roam_jax.data.embedded import EMBEDDING_DIM
+from roam_jax.data.options import LANGUAGE_EMBEDDING
 from roam_jax.data.text import TextEmbeddings
-from roam_jax.data.windows import LANGUAGE_EMBEDDING
+from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import open_backbone
 from roam_jax.tasks.build import encoded, task_maker
+from roam_jax.tasks.datasets import dataset_choices
 from roam_jax.train import sharding
 
 
@@ -50,8 +53,13 @@ class Sketch:
 
     @property
     def encoded_task(self) -> Task:
-        """The task on batches whose frames were encoded before, as `data.encode_once` has it."""
-        return encoded(self.task, time=self.time, latent_shape=self.model.backbone.latent_shape)
+        """The task on batches whose videos were encoded before, as `data.encode_once` has it.
+
+        Nothing augments latents.
+        """
+        model = dataclasses.replace(self.model, augmentation=Augmentation())
+        task = dataclasses.replace(self.task, loss=model.loss)
+        return encoded(task, time=self.time, latent_shape=model.backbone.latent_shape)
 
 
 def sketch(config: ml_collections.ConfigDict) -> Sketch:
@@ -82,23 +90,57 @@ def _assumed(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 def _batch_spec(config: ml_collections.ConfigDict, time: TimeSpec) -> dict[str, ArraySpec]:
     """The batch that `WindowSource` and the loader make."""
-    side, future = config.data.image_size, time.latents - time.t_current
+    future, (actions, proprio, padded) = time.latents - time.t_current, _robot_sizes(config)
     windows = {
         "text": _text_shape(config),
-        "past_actions": (time.past_actions, ACTION_DIM),
-        "action_chunk": (time.chunk, ACTION_DIM),
-        "observed_proprio": (time.t_current, PROPRIO_DIM),
-        "future_proprio": (future, PROPRIO_DIM),
+        "past_actions": (time.past_actions, actions),
+        "action_chunk": (time.chunk, actions),
+        "observed_proprio": (time.t_current, proprio),
+        "future_proprio": (future, proprio),
         "observed_reward": (time.t_current, REWARD_DIM),
         "future_reward": (future, REWARD_DIM),
     }
-    batch = config.train.batch_size
+    if padded:
+        windows |= {"action_mask": (actions,), "proprio_mask": (proprio,)}
+    fields = [
+        (_video_shapes(config, time), np.uint8),
+        (windows, np.float32),
+        ({"dataset": (), "episode": (), "start": ()}, np.int32),
+    ]
     return {
-        "frames": ArraySpec((batch, time.frames, side, side, 3), np.dtype(np.uint8)),
-        **{n: ArraySpec((batch, *shape), np.dtype(np.float32)) for n, shape in windows.items()},
-        "episode": ArraySpec((batch,), np.dtype(np.int32)),
-        "start": ArraySpec((batch,), np.dtype(np.int32)),
+        name: ArraySpec((config.train.batch_size, *shape), np.dtype(dtype))
+        for shapes, dtype in fields
+        for name, shape in shapes.items()
     }
+
+
+def _video_shapes(config: ml_collections.ConfigDict, time: TimeSpec) -> dict[str, tuple[int, ...]]:
+    """Frames of a window: of the first camera, of the others, and of the goal."""
+    clip = time.frames, *config.data.image_size, 3
+    shapes = {"frames": clip}
+    if others := len(config.data.cameras) - 1:
+        shapes["camera_frames"] = (others, *clip)
+    if config.data.goal != "none":
+        shapes["goal_frame"] = (1, *clip[1:])
+    return shapes
+
+
+def _robot_sizes(config: ml_collections.ConfigDict) -> tuple[int, int, bool]:
+    """Dimensions of actions and states by their declarations, and whether robots lack some.
+
+    "auto" stands for the datasets that are known without one, which all have a pose and a gripper.
+    """
+    names = [config.data.declaration]
+    if config.data.mixture:
+        names = [choice.declaration for choice in dataset_choices(config.data)]
+    specs = set()
+    for declaration in map(load_declaration, names):
+        spec = (POSE_AND_GRIPPER, POSE_AND_GRIPPER)
+        specs.add((declaration.action_spec, declaration.state_spec) if declaration else spec)
+    actions, proprio = (
+        len({name for spec in kind for name in spec.names}) for kind in zip(*specs, strict=True)
+    )
+    return actions, proprio, len(specs) > 1
 
 
 def _text_shape(config: ml_collections.ConfigDict) -> tuple[int, int]:
@@ -110,6 +152,6 @@ def _text_shape(config: ml_collections.ConfigDict) -> tuple[int, int]:
         return text.tokens, text.width
     sizes = TransformerConfig()
     if config.backbone.path and config.train.task == "graft":
-        backbone = open_backbone(config.backbone.path, image_size=config.data.image_size)
+        backbone = open_backbone(config.backbone.path, image_size=tuple(config.data.image_size))
         sizes = backbone.transformer_config
     return sizes.max_text_seq_length, sizes.text_embed_dim

@@ -24,7 +24,8 @@ from roam_jax.cogvideox.load import load_vae
 from roam_jax.cogvideox.vae import VAE
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import FRAMES_PER_LATENT, ArraySpec, Batch, Params, Task
-from roam_jax.tasks.backbone import to_video, weights_folder
+from roam_jax.tasks.augment import refuse
+from roam_jax.tasks.backbone import refuse_views, to_video, weights_folder
 
 # 0.69 M parameters, 1.4 MB in float16. Few channels at full resolution, where all the time goes.
 TINY = VAEConfig(
@@ -127,8 +128,11 @@ def vae_task(
         batch_spec: of a global batch; only `frames` is used.
 
     Raises:
-        ValueError: clips of another length than 1 or the window.
+        ValueError: clips of another length than 1 or the window; further cameras or a goal;
+            `data.augment`, because the task has an augmentation of its own.
     """
+    refuse_views(config)
+    refuse(config)
     frames, clip = config.data.frames, config.data.clip_frames
     if clip not in (1, frames):
         raise ValueError(f"data.clip_frames = {clip}: expected 1 or data.frames = {frames}")
@@ -151,8 +155,8 @@ def vae_task(
 def augment(video: Float[Array, "B 3 T H W"], rng: jax.Array) -> Float[Array, "B 3 T h w"]:
     """Smaller clips of other looks: size, mirror, colours, textures; each clip its own.
 
-    Even rows are crops, odd rows whole frames made smaller, so that the statistics of both a
-    detail and a scene are learned.
+    Even rows are crops, odd rows whole frames made smaller (and square), so that the statistics of
+    both a detail and a scene are learned.
     """
     size = min(CLIP_SIZE, *video.shape[-2:])
     shrunk = jax.image.resize(video[1::2], (*video[1::2].shape[:3], size, size), "linear")

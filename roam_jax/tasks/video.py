@@ -19,7 +19,8 @@ from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.transformer import Transformer
 from roam_jax.contracts import ArraySpec, Batch, Params, Task, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
-from roam_jax.tasks.backbone import Backbone
+from roam_jax.tasks.augment import Augmentation
+from roam_jax.tasks.backbone import FIRST_CAMERA, Backbone, refuse_views
 from roam_jax.tasks.rows import share_of_rows
 from roam_jax.train.sharding import shard_largest
 
@@ -37,7 +38,7 @@ def scratch_config(
 ) -> TransformerConfig:
     """Sizes of a transformer from scratch, for text embeddings (S, D) and the data's frames."""
     scratch = config.backbone.scratch
-    side = config.data.image_size // SPATIAL_FACTOR
+    height, width = (side // SPATIAL_FACTOR for side in config.data.image_size)
     return TransformerConfig(
         num_layers=scratch.layers,
         num_attention_heads=scratch.heads,
@@ -45,8 +46,8 @@ def scratch_config(
         time_embed_dim=scratch.time_embed_dim,
         max_text_seq_length=text[0],
         text_embed_dim=text[1],
-        sample_width=side,
-        sample_height=side,
+        sample_width=width,
+        sample_height=height,
         sample_frames=config.data.frames,
         spatial_interpolation_scale=1.0,
     )
@@ -61,12 +62,19 @@ class VideoModel:
         time: alignment of the window.
         schedule: the noise schedule.
         observed_fraction: share of rows whose frames before `t_current` enter clean.
+        augmentation: of the frames, in training alone.
     """
 
     backbone: Backbone
     time: TimeSpec
     schedule: NoiseSchedule
     observed_fraction: float
+    augmentation: Augmentation = Augmentation()
+
+    @property
+    def latent_fields(self) -> tuple[str, ...]:
+        """The latents of a batch that the model reads."""
+        return FIRST_CAMERA
 
     @property
     def module(self) -> Transformer:
@@ -96,7 +104,8 @@ class VideoModel:
         Args:
             observed: rows whose frames before `t_current` enter clean and carry no loss.
         """
-        seen, clean = self.backbone.latents(params["vae"], batch, self.time)
+        latents = self.backbone.latents(params["vae"], batch, self.time)
+        seen, clean = latents["observed_latents"], latents["target_latents"]
         noisy = self.schedule.add_noise(clean, noise, timesteps)
         frames = jnp.arange(self.time.latents)
         kept = (observed[:, None] & (frames < self.time.t_current))[:, :, None, None, None]
@@ -114,10 +123,10 @@ class VideoModel:
     def loss(self, params: Params, batch: Batch, rng: jax.Array, rounds: int):
         """Mean velocity error; `rounds` has no meaning here. See `contracts.Task`."""
         size = batch["text"].shape[0]
-        time_rng, noise_rng, observed_rng = jax.random.split(rng, 3)
+        time_rng, noise_rng, observed_rng, augment_rng = jax.random.split(rng, 4)
         error, _ = self.errors(
             params,
-            batch,
+            self.augmentation(batch, augment_rng),
             timesteps=jax.random.randint(time_rng, (size,), 0, self.schedule.steps),
             noise=jax.random.normal(
                 noise_rng, (size, self.time.latents, *self.backbone.latent_shape)
@@ -129,6 +138,24 @@ class VideoModel:
 
 def _mean_square(x: Array, where: Array) -> Array:
     return jnp.mean(jnp.square(x), axis=(1, 2, 3, 4), where=jnp.broadcast_to(where, x.shape))
+
+
+def video_model(
+    config: ml_collections.ConfigDict, *, backbone: Backbone, time: TimeSpec
+) -> VideoModel:
+    """Builds the model that a config describes, without allocating parameters.
+
+    Raises:
+        ValueError: a value of the config is out of range, or it asks for further cameras or a goal.
+    """
+    refuse_views(config)
+    return VideoModel(
+        backbone=backbone,
+        time=time,
+        schedule=NoiseSchedule(),
+        observed_fraction=config.loss.observed_fraction,
+        augmentation=Augmentation.from_config(config),
+    )
 
 
 def video_task(model: VideoModel, *, batch_spec: Mapping[str, ArraySpec]) -> Task:

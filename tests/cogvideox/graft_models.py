@@ -8,13 +8,20 @@ import numpy as np
 
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.graft import GraftedTransformer
-from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout, graft_topology
+from roam_jax.cogvideox.graft_canvas import (
+    NewRegions,
+    graft_layout,
+    graft_topology,
+    view_regions,
+)
 from roam_jax.cogvideox.graft_cells import DATA_FIELDS
 from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig
 from roam_jax.cogvideox.transformer import Transformer
 from roam_jax.contracts import TimeSpec
 
 TIME = TimeSpec(frames=13, t_current=2)
+# (C, h, w) of a latent frame.
+LATENT = 16, 4, 6
 CONFIG = TransformerConfig(
     num_layers=3,
     num_attention_heads=4,
@@ -27,7 +34,9 @@ CONFIG = TransformerConfig(
 )
 
 
-# Everything that may stand beside text and video.
+# Further videos beside the first.
+VIEWS = {"cameras": ("side", "wrist"), "goal": True, "camera_weight": 0.5}
+# All vectors that may stand beside text and video.
 ALL_REGIONS = {
     "proprio": True,
     "reward": True,
@@ -38,7 +47,7 @@ ALL_REGIONS = {
 }
 
 
-def make_graft(*, decoder="tokens", time=TIME, reads_new=0.0, regions=None, blocks=(-1,), **loop):
+def make_graft(*, decoder="tokens", time=TIME, reads_new=0.0, regions=None, blocks=(-1,), **config):
     layout = graft_layout(
         time=time,
         rows=2,
@@ -49,7 +58,7 @@ def make_graft(*, decoder="tokens", time=TIME, reads_new=0.0, regions=None, bloc
     )
     return GraftedTransformer(
         config=CONFIG,
-        graft_config=GraftConfig(decoder=decoder, decoder_blocks=blocks, **{"rounds": 4, **loop}),
+        graft_config=GraftConfig(decoder=decoder, decoder_blocks=blocks, **{"rounds": 4, **config}),
         layout=layout,
         topology=graft_topology(layout, backbone_reads_new=reads_new),
     )
@@ -58,23 +67,27 @@ def make_graft(*, decoder="tokens", time=TIME, reads_new=0.0, regions=None, bloc
 def make_inputs(model, *, batch=2, seed=1):
     """Latents, text, timesteps, and what the new regions hold, as keyword arguments."""
     layout, rng = model.layout, np.random.default_rng(seed)
+    sizes = model.graft_config
 
     def normal(*shape):
         return jnp.asarray(rng.standard_normal((batch, *shape)), jnp.float32)
 
+    widths = {"past_action": sizes.action_dim, "observed_proprio": sizes.proprio_dim}
     data = {
-        name: normal(layout.region_numel(name), 1 if "reward" in name else 7)
+        name: normal(layout.region_numel(name), widths.get(name, 1))
         for name in layout.regions
         if name in DATA_FIELDS
     }
+    for name in (name for view in view_regions(layout) for name in view):
+        data[name] = normal(layout.region_spec(name).shape[0], *LATENT)
     inputs = {
-        "latents": normal(layout.T, 16, 4, 6),
+        "latents": normal(layout.T, *LATENT),
         "text": normal(CONFIG.max_text_seq_length, CONFIG.text_embed_dim),
         "timesteps": jnp.array([999, 250])[:batch],
         "data": data,
     }
     if model.graft_config.decoder == "tokens_diffused":
-        data["future_action"] = normal(layout.region_numel("future_action"), 7)
+        data["future_action"] = normal(layout.region_numel("future_action"), sizes.action_dim)
         inputs["action_timesteps"] = jnp.array([400, 999])[:batch]
     return inputs
 

@@ -9,7 +9,9 @@ from tests.cogvideox.diffusers_models import relative_error
 from tests.cogvideox.graft_models import (
     ALL_REGIONS,
     CONFIG,
+    LATENT,
     TIME,
+    VIEWS,
     backbone_output,
     make_graft,
     make_inputs,
@@ -22,7 +24,7 @@ from tests.cogvideox.graft_models import (
     "rounds, scope", [(1, "round"), (2, "round"), (3, "round"), (4, "round"), (2, "token")]
 )
 def test_equals_the_backbone_at_initialisation_with_all_regions(rounds, scope):
-    model = make_graft(regions=ALL_REGIONS, gate_scope=scope)
+    model = make_graft(regions={**ALL_REGIONS, **VIEWS}, gate_scope=scope)
     inputs = make_inputs(model)
     params = make_params(model, inputs)
     outputs, _ = run(model, params, inputs, rounds=rounds)
@@ -30,6 +32,7 @@ def test_equals_the_backbone_at_initialisation_with_all_regions(rounds, scope):
     assert outputs["actions"].shape == (2, TIME.chunk, 7)
     assert outputs["proprio"].shape == (2, TIME.latents - TIME.t_current, 7)
     assert outputs["reward"].shape == (2, TIME.latents - TIME.t_current, 1)
+    assert outputs["camera_velocity"].shape == (2, 2, TIME.latents - TIME.t_current, *LATENT)
 
 
 @pytest.mark.parametrize("rounds", [1, 3])

@@ -13,11 +13,13 @@ from roam_jax.cogvideox.graft_canvas import (
     NewRegions,
     graft_layout,
     graft_topology,
+    view_regions,
 )
 from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig, trainable_patterns
 from roam_jax.contracts import TimeSpec
 from tests.cogvideox.graft_models import (
     ALL_REGIONS,
+    VIEWS,
 )
 
 
@@ -36,8 +38,10 @@ def tree_shapes(config, *, rounds=3, decoder="tokens", regions=None, **loop):
     data = {"past_action": jnp.zeros((1, 4, 7))} if cells else {}
     if decoder == "tokens_diffused":
         data["future_action"] = jnp.zeros((1, 12, 7))
-    if regions:
+    if regions and "proprio" in regions:
         data |= {"observed_proprio": jnp.zeros((1, 2, 7)), "observed_reward": jnp.zeros((1, 2, 1))}
+    for name in (name for view in view_regions(layout) for name in view):
+        data[name] = jnp.zeros((1, layout.region_spec(name).shape[0], 16, 32, 32))
     shapes = jax.eval_shape(
         lambda rng: model.init(
             rng,
@@ -140,3 +144,12 @@ def test_every_region_has_its_closed_form_of_parameters_at_2b():
         "thought": 3 * 3 * width + width,
         "decoder": 127_239,
     }
+
+
+def test_a_view_adds_one_vector_a_region_at_2b():
+    bare, views = (tree_shapes(TransformerConfig(), regions=r) for r in (None, VIEWS))
+    assert {name: views[name] for name in views.keys() - bare.keys()} == {
+        f"graft/{name}/modality": 1920
+        for name in ("observed_side", "future_side", "observed_wrist", "future_wrist", "goal")
+    }
+    assert all(views[name] == size for name, size in bare.items())

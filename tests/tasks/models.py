@@ -27,7 +27,8 @@ def make_params(experiment):
 
 def first_batch(experiment, *, encoded=False):
     """Four windows; `encoded` with latents that no VAE had to make."""
-    windows = [experiment.train[i] for i in range(4)]
+    train = experiment.members[0].train
+    windows = [train[i] for i in range(4)]
     if encoded:
         rng, time = np.random.default_rng(0), experiment.time
         for window in windows:
@@ -35,3 +36,21 @@ def first_batch(experiment, *, encoded=False):
             latents = rng.standard_normal((time.latents, 16, 8, 8)).astype(np.float32)
             window |= {"observed_latents": latents[: time.t_current], "target_latents": latents}
     return {name: np.stack([w[name] for w in windows]) for name in windows[0]}
+
+
+def random_batch(task, *, seed=0):
+    """A batch of noise in the shapes of a task's spec; grippers and masks are 0 or 1."""
+    rng, batch = np.random.default_rng(seed), {}
+    for name, spec in task.batch_spec.items():
+        if spec.dtype == np.uint8:
+            # Smooth, as a picture is, so that the VAE does not average all of it away.
+            coarse = rng.integers(0, 256, (*spec.shape[:-3], 4, 4, 3))
+            rows, columns = spec.shape[-3] // 4, spec.shape[-2] // 4
+            batch[name] = coarse.repeat(rows, -3).repeat(columns, -2).astype(np.uint8)
+        elif name.endswith("_mask"):
+            batch[name] = np.ones(spec.shape, np.float32)
+        elif spec.dtype == np.int32:
+            batch[name] = np.arange(*spec.shape, dtype=np.int32)
+        else:
+            batch[name] = rng.uniform(-1, 1, spec.shape).astype(np.float32)
+    return batch

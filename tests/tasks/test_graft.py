@@ -138,7 +138,7 @@ def test_encoded_windows_give_the_same_loss(experiment, robot_config, bridge_roo
     batch = first_batch(experiment)
     robot_config.data.encode_once = 256
     encoded = build(robot_config)
-    source = encoded.encoded(encoded.train)
+    source = encoded.encoded(encoded.members[0].train)
     latents = [source[i] for i in range(4)]
     latents = {name: np.stack([w[name] for w in latents]) for name in latents[0]}
     assert {n: x.shape for n, x in latents.items()} == {

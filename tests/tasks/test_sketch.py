@@ -24,6 +24,54 @@ def test_a_sketch_has_the_shapes_of_the_run(robot_config, task):
         assert plan.encoded_task.batch_spec == build(robot_config).task.batch_spec
 
 
+def test_views_and_frame_sizes_are_those_of_the_run(robot_config, bridge_root):
+    robot_config.data.root, robot_config.data.encode_once = str(bridge_root), 0
+    robot_config.data.cameras, robot_config.data.goal = ("image_0", "image_2"), "last"
+    robot_config.data.image_size, robot_config.canvas.camera_weight = (32, 48), 0.5
+    experiment, plan = build(robot_config), sketch(robot_config)
+    assert plan.task.batch_spec == experiment.task.batch_spec
+    assert plan.task.batch_spec["camera_frames"].shape == (4, 1, 9, 32, 48, 3)
+    robot_config.data.encode_once = 10**6
+    assert plan.encoded_task.batch_spec == build(robot_config).task.batch_spec
+
+
+DECLARATION = """
+from roam_jax.data.declaration import DatasetDeclaration, Stored
+
+DATASET = DatasetDeclaration(
+    name="arm",
+    cameras={"image_0": "steps/observation/image"},
+    state=(Stored(("a", "b", "c"), "steps/observation/joints"),),
+    action=(Stored(("a", "b"), "steps/action"),),
+    rate=10.0,
+)
+"""
+
+
+def test_sizes_of_a_robot_are_those_of_its_declaration(robot_config, tmp_path):
+    (tmp_path / "arm.py").write_text(DECLARATION)
+    robot_config.data.declaration = str(tmp_path / "arm.py")
+    robot_config.canvas.proprio, robot_config.canvas.proprio_weight = True, 1.0
+    plan = sketch(robot_config)
+    spec = plan.task.batch_spec
+    assert spec["action_chunk"].shape == (4, 4, 2) and spec["past_actions"].shape == (4, 4, 2)
+    assert spec["observed_proprio"].shape == (4, 2, 3) and "action_mask" not in spec
+    sizes = plan.model.module.graft_config
+    assert (sizes.action_dim, sizes.proprio_dim) == (2, 3)
+
+
+def test_robots_that_differ_are_put_together_and_masked(robot_config, tmp_path):
+    (tmp_path / "arm.py").write_text(DECLARATION)
+    robot_config.data.mixture = (
+        ("arm", 0.5, str(tmp_path), str(tmp_path / "arm.py")),
+        ("bridge", 0.5, str(tmp_path)),
+    )
+    robot_config.data.mixture_actions = "pad"
+    spec = sketch(robot_config).task.batch_spec
+    assert spec["action_chunk"].shape == (4, 4, 2 + 7) and spec["action_mask"].shape == (4, 9)
+    assert spec["future_proprio"].shape == (4, 1, 3 + 7) and spec["proprio_mask"].shape == (4, 10)
+
+
 def test_the_published_sizes_are_assumed_and_said(robot_config):
     robot_config.backbone.path = robot_config.data.root = robot_config.data.text = ""
     plan = sketch(robot_config)
