@@ -37,8 +37,8 @@ def _data() -> ml_collections.ConfigDict:
     # How the dataset is to be read: "auto" knows BridgeData V2 and OXE's `bridge` by their
     # features.json; else a Python file with a DATASET of its own (docs/data.md).
     data.declaration = "auto"
-    # Several datasets in place of data.root: ("NAME=WEIGHT=ROOT", ...), or
-    # "NAME=WEIGHT=ROOT=DECLARATION"; weights sum to 1.
+    # Several datasets in place of data.root: ((name, weight, root), ...), each with a declaration
+    # of its own as a fourth where "auto" is not enough; weights sum to 1.
     data.mixture = ()
     # Members whose actions or states differ: same (refused), or pad (dimensions are put together by
     # name; those that a robot lacks are 0 and carry no loss).

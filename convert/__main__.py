@@ -103,10 +103,16 @@ def _add_prompts(verbs) -> None:
         "prompts",
         help="the distinct instructions of a robot dataset, one a line",
         description="Writes what `convert text` wants for a dataset: every instruction of its "
-        "train and val splits once. A prompt's embedding takes 1.85 MB.",
+        "training and validation splits once. A prompt's embedding takes 1.85 MB.",
         epilog="example: python -m convert prompts --data bridge_dataset/1.0.0 --out prompts.txt",
     )
     add.add_argument("--data", type=pathlib.Path, required=True, metavar="ROOT")
+    add.add_argument(
+        "--declaration",
+        default="auto",
+        metavar="FILE",
+        help="what describes a dataset that the package does not know (docs/data.md)",
+    )
     add.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="new file")
     add.set_defaults(run=_prompts)
 
@@ -164,11 +170,17 @@ def _text(args: argparse.Namespace) -> None:
 
 def _prompts(args: argparse.Namespace) -> None:
     from roam_jax.data.dataset import EpisodeReader
+    from roam_jax.data.declaration import load_declaration
 
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists: remove it, or choose another file")
-    readers = [EpisodeReader(args.data, split) for split in ("train", "val")]
-    prompts = sorted({header.instruction for reader in readers for header in reader.headers})
+    chosen, split = {}, "train"
+    if declaration := load_declaration(args.declaration):
+        cameras = tuple(declaration.cameras)[:1]
+        chosen, split = {"declaration": declaration, "cameras": cameras}, declaration.splits[0]
+    train = EpisodeReader(args.data, split, **chosen)
+    val = EpisodeReader(args.data, train.declaration.splits[1], **chosen)
+    prompts = sorted({*train.headers.instructions, *val.headers.instructions})
     broken = [prompt for prompt in prompts if "\n" in prompt]
     if broken:
         raise ValueError(f"{args.data}: instruction {broken[0]!r} has more than one line")

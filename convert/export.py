@@ -62,9 +62,14 @@ def export_run(workdir: pathlib.Path, dst: pathlib.Path, *, step: int | None = N
 
 
 def scaling_factor(experiment: Experiment, params) -> float:
-    """1 / standard deviation of the posterior means of some training windows, four digits."""
-    train = experiment.train
-    chosen = np.linspace(0, len(train) - 1, min(SCALING_WINDOWS, len(train))).astype(int)
+    """1 / standard deviation of the posterior means of some training windows, four digits.
+
+    Each member of a mixture has its weight of them.
+    """
     encode = jax.jit(experiment.model.encode)
-    latents = [np.asarray(encode(params, train[i]["frames"][None])) for i in chosen]
+    latents = []
+    for member in experiment.members:
+        train, wanted = member.train, max(1, round(SCALING_WINDOWS * member.weight))
+        for i in np.linspace(0, len(train) - 1, min(wanted, len(train))).astype(int):
+            latents.append(np.asarray(encode(params, train[i]["frames"][None])))
     return float(f"{1 / np.std(latents):.4g}")

@@ -10,6 +10,7 @@ import pytest
 import eval as eval_command
 import train as train_command
 from roam_jax.cli.arguments import run_command
+from roam_jax.train.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = str(ROOT / "configs/bridge_3loop.py:tiny")
@@ -57,7 +58,7 @@ def test_a_run_leaves_metrics_checkpoints_and_its_origin(workdir):
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["config"]["loop"]["rounds"] == 2
     assert set(saved["provenance"]["fingerprints"]) == {"data", "data/val", "transformer", "vae"}
-    assert len(saved["provenance"]["statistics"]["proprio"]["q99"]) == 7
+    assert len(saved["provenance"]["statistics"][""]["proprio"]["q99"]) == 7
 
 
 def test_evaluation_from_the_workdir_alone(workdir, capsys):
@@ -66,6 +67,64 @@ def test_evaluation_from_the_workdir_alone(workdir, capsys):
     assert report["step"] == 4 and report["rounds"] == [1, 2]
     assert list((workdir / "eval").glob("4_*.png"))
     assert "report:" in capsys.readouterr().out
+
+
+DECLARATION = """
+from roam_jax.data.declaration import DatasetDeclaration, Stored
+
+STATE = "steps/observation/state"
+DATASET = DatasetDeclaration(
+    name="two axes and a gripper",
+    cameras={f"image_{i}": f"steps/observation/image_{i}" for i in range(2)},
+    state=(Stored(("x", "y"), STATE, unit="m", columns=(0, 1)),),
+    action=(
+        Stored(("x", "y"), "steps/action", unit="m", columns=(0, 1)),
+        Stored(("lift",), "steps/action", unit="m", columns=(2,)),
+    ),
+    rate=5.0,
+    embedding="steps/language_embedding",
+)
+"""
+
+
+def test_a_mixture_of_robots_with_everything_on(options, robot_root, tmp_path):
+    """Two robots, two cameras, a goal, augmentation and a worker: trained, resumed, evaluated."""
+    declaration = tmp_path / "two_axes.py"
+    declaration.write_text(DECLARATION)
+    mixture = (("bridge", 0.5, str(robot_root)), ("axes", 0.5, "embedded", str(declaration)))
+    line = [
+        *("--config", TINY, "--workdir", tmp_path / "run", *options),
+        f"--config.data.mixture={mixture}",
+        "--config.data.mixture_actions=pad",
+        "--config.data.cameras=('image_0','image_1')",
+        "--config.data.image_size=(32,48)",
+        "--config.data.goal=uniform",
+        "--config.data.encode_once=0",
+        "--config.data.augment.crop_area=0.8",
+        "--config.data.augment.brightness=0.1",
+        "--config.canvas.camera_weight=0.5",
+        "--config.canvas.proprio=True",
+        "--config.canvas.proprio_weight=0.5",
+        "--config.eval.windows=4",
+    ]
+    assert command(train_command.main, *line, "--config.data.workers=1") == 0
+    first = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert {"loss/camera", "loss/proprio", "loss/action", "seconds_waiting"} <= set(first[0])
+    # Back to step 2, and on without workers: the same numbers, bit for bit.
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    assert command(train_command.main, *line) == 0
+    again = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    untimed = [{k: v for k, v in row.items() if "seconds" not in k} for row in (*first, *again)]
+    assert untimed[:4] == untimed[4:]
+    assert command(eval_command.main, "--workdir", tmp_path / "run", "--rounds", "2") == 0
+    report = json.loads((tmp_path / "run" / "eval" / "4.json").read_text())
+    assert list(report["splits"]) == ["train/bridge", "train/axes", "val/bridge", "val/axes"]
+    errors = {
+        split: list(found["rounds"]["2"]["actions"]["chunk"]["absolute_error"])
+        for split, found in report["splits"].items()
+    }
+    assert errors["val/axes"] == ["x", "y", "lift"]
+    assert errors["val/bridge"] == ["x", "y", "z", "roll", "pitch", "yaw"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +163,9 @@ def test_a_workdir_of_another_config_is_refused(workdir, options, capsys):
     "arguments, message",
     [
         (["--config.data.root=nowhere"], "nowhere"),
-        (["--config.data.camera=image_8"], "image_8"),
+        (["--config.data.cameras=('image_8',)"], "image_8"),
+        (["--config.data.mixture=(('one',0.5,'embedded'),)"], "sum to 0.5"),
+        (["--config.data.image_size=64"], "data.image_size = (64,): expected (height, width)"),
         (["--config.data.frames=41"], "no window left"),
         (["--config.mesh.fsdp=3"], "mesh.fsdp = 3"),
         (["--config.train.batch_size=4"], "batch"),

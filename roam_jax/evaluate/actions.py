@@ -1,8 +1,8 @@
 """Action error: predicted against recorded actions, beside two predictors that learn nothing.
 
-Errors are taken in the normalised units of training (pose in [-1, 1] by q01/q99, gripper 0..1) and,
-for each pose dimension, in m or rad. Targets outside of q01..q99 were clipped to it by the
-normalisation, here as in training.
+Errors are taken in the normalised units of training ([-1, 1] by q01/q99, grippers 0..1) and, for
+each dimension that is no gripper, in its own unit. Targets outside of q01..q99 were clipped to it
+by the normalisation, here as in training.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from roam_jax.contracts import ACTION_NAMES, GRIPPER
-from roam_jax.data.statistics import PoseStatistics
+from roam_jax.data.statistics import VectorStatistics
 from roam_jax.evaluate.bootstrap import estimate_mean
 
 # Above it a gripper value means open; an undecided 0.5 counts as closed.
@@ -23,7 +22,7 @@ GRIPPER_OPEN = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class ActionWindows:
-    """What action error is measured on.
+    """What action error is measured on, in the dimensions of one dataset.
 
     Args:
         targets: recorded future actions, normalised.
@@ -31,16 +30,16 @@ class ActionWindows:
         episodes: episode of each window.
     """
 
-    targets: Float[np.ndarray, "windows P 7"]
-    past: Float[np.ndarray, "windows n 7"]
+    targets: Float[np.ndarray, "windows P A"]
+    past: Float[np.ndarray, "windows n A"]
     episodes: Int[np.ndarray, " windows"]
 
 
 def action_figures(
-    predicted: Float[np.ndarray, "windows p 7"],
+    predicted: Float[np.ndarray, "windows p A"],
     windows: ActionWindows,
     *,
-    statistics: PoseStatistics,
+    statistics: VectorStatistics,
     resamples: int,
 ) -> dict[str, Any]:
     """Action error over the predicted chunk and of its first action, THE action at `t_current`.
@@ -48,12 +47,13 @@ def action_figures(
     Args:
         predicted: normalised actions; as many as the decoder predicts, p <= P.
         windows: what was recorded.
-        statistics: scaling of the actions.
+        statistics: scaling of the actions, and what their dimensions are.
         resamples: of the bootstrap.
 
     Returns:
         {"chunk", "first"}: each with "actions" (how many), "mse" (normalised, with interval),
-        "absolute_error" (pose dimension -> m or rad) and "gripper_accuracy".
+        "absolute_error" (dimension that is no gripper -> error in its unit) and, where there is a
+        gripper, "gripper_accuracy".
     """
     targets = windows.targets[:, : predicted.shape[1]]
     return {
@@ -72,23 +72,26 @@ def _figures(predicted, targets, *, episodes, statistics, resamples) -> dict[str
     predicted, targets = predicted.astype(np.float64), targets.astype(np.float64)
     mse = np.square(predicted - targets).mean(axis=(1, 2))
     error = np.abs(statistics.unnormalise(predicted) - statistics.unnormalise(targets))
-    opened = [actions[..., GRIPPER] > GRIPPER_OPEN for actions in (predicted, targets)]
-    pose = error.mean(axis=(0, 1))[:GRIPPER]
-    return {
+    error = error.mean(axis=(0, 1)).tolist()
+    spec = statistics.spec
+    figures = {
         "actions": predicted.shape[1],
         "mse": estimate_mean(mse, episodes, resamples=resamples).to_json(),
-        "absolute_error": dict(zip(ACTION_NAMES[:GRIPPER], pose.tolist(), strict=True)),
-        "gripper_accuracy": float(np.mean(opened[0] == opened[1])),
+        "absolute_error": {spec.names[i]: error[i] for i in spec.of_kind("linear", "angle")},
     }
+    if grippers := spec.of_kind("gripper"):
+        opened = [actions[..., grippers] > GRIPPER_OPEN for actions in (predicted, targets)]
+        figures["gripper_accuracy"] = float(np.mean(opened[0] == opened[1]))
+    return figures
 
 
 def baseline_predictions(
-    train_targets: Float[np.ndarray, "train P 7"], windows: ActionWindows, *, length: int
-) -> dict[str, Float[np.ndarray, "windows p 7"]]:
+    train_targets: Float[np.ndarray, "train P A"], windows: ActionWindows, *, length: int
+) -> dict[str, Float[np.ndarray, "windows p A"]]:
     """Predictions of what any policy must beat, on the same windows.
 
     Args:
-        train_targets: normalised future actions of train windows.
+        train_targets: normalised future actions of train windows of the same dataset.
         windows: what is predicted.
         length: actions p of the model's chunk.
 
@@ -96,7 +99,7 @@ def baseline_predictions(
         "training_mean": the mean training action, the best constant; "previous_action": the last
         action before `t_current`, held; left out with `t_current` = 1, where there is none.
     """
-    shape = len(windows.targets), length, len(ACTION_NAMES)
+    shape = len(windows.targets), length, windows.targets.shape[2]
     mean = train_targets[:, :length].mean(axis=(0, 1), dtype=np.float64)
     found = {"training_mean": np.broadcast_to(mean, shape)}
     if windows.past.shape[1]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from roam_jax.cogvideox.graft_canvas import BACKBONE_REGIONS
 from roam_jax.cogvideox.graft_config import FREEZE_POLICIES, trainable_patterns
+from roam_jax.contracts import VIDEO_FIELDS
 from roam_jax.evaluate.canvas_cost import (
     allowed_pairs,
     changes_to_backbone,
@@ -112,8 +113,14 @@ def _costs(sketch: Sketch, stored: Stored) -> dict[str, Any]:
 
 
 def _encoding_flops(sketch: Sketch, stored: Stored) -> int:
-    """Of the VAE's two passes over a batch of frames."""
-    frames = sketch.task.batch_spec["frames"]
-    encode = functools.partial(sketch.model.backbone.encode, time=sketch.time)
-    params = names.unflatten(stored)["vae"]
-    return trace_flops(encode, params, jax.ShapeDtypeStruct(frames.shape, frames.dtype))
+    """Of the VAE's passes over a batch of frames: observed ones, whole windows, goals."""
+    model, spec = sketch.model, sketch.task.batch_spec
+    encode = functools.partial(
+        model.backbone.encode_batch, time=sketch.time, fields=model.latent_fields
+    )
+    videos = {
+        name: jax.ShapeDtypeStruct(spec[name].shape, spec[name].dtype)
+        for name in VIDEO_FIELDS
+        if name in spec
+    }
+    return trace_flops(encode, names.unflatten(stored)["vae"], videos)

@@ -21,6 +21,7 @@ from roam_jax.evaluate.pictures import draw_graft_pictures
 from roam_jax.evaluate.placement import rows_per_batch
 from roam_jax.evaluate.predictor import GraftPredictor
 from roam_jax.evaluate.rounds import round_figures, round_title
+from roam_jax.evaluate.splits import by_member, own_dimensions, own_train_split
 from roam_jax.evaluate.streams import STREAMS, stream_figures
 from roam_jax.evaluate.video import bucket_figures
 from roam_jax.evaluate.windows import map_windows, spread_windows, timestep_buckets
@@ -64,25 +65,27 @@ class GraftEvaluation:
         return tuple(sorted(set(wanted)))
 
     def report(self, params: Params, *, rounds: tuple[int, ...]) -> dict[str, Any]:
-        """Figures of both splits; docs/evaluate.md describes them."""
-        train, val = self._experiment.train, self._experiment.val
-        found = {"train": self._measure(params, train, rounds)}
-        found["val"] = self._measure(params, val, rounds)
-        train_targets = found["train"]["targets"]
-        return {split: self._figures(found[split], train_targets) for split in found}
+        """Figures of every split; docs/evaluate.md describes them."""
+        sources = self._experiment.splits
+        found = {split: self._measure(params, sources[split], rounds) for split in sources}
+        return {
+            split: self._figures(found[split], found[own_train_split(split)]["targets"], source)
+            for split, source in sources.items()
+        }
 
     def metrics(self, params: Params) -> dict[str, float]:
         """What a training curve shows: validation with the trained number of rounds."""
+        return by_member(self._experiment, lambda source: self._val_metrics(params, source))
+
+    def _val_metrics(self, params: Params, source: WindowSource) -> dict[str, float]:
         rounds = self._trained_rounds
-        found = self._measure(params, self._experiment.val, (rounds,))
-        figures = self._round_figures(found, found["rounds"][rounds])
-        actions = figures["actions"]
-        return {
-            "action_mse": actions["chunk"]["mse"]["mean"],
-            "first_action_mse": actions["first"]["mse"]["mean"],
-            "gripper_accuracy": actions["chunk"]["gripper_accuracy"],
-            "diffusion": figures["video"]["mse"]["mean"],
-        }
+        found = self._measure(params, source, (rounds,))
+        figures = self._round_figures(found, found["rounds"][rounds], source)
+        chunk, first = (figures["actions"][name] for name in ("chunk", "first"))
+        metrics = {"action_mse": chunk["mse"]["mean"], "first_action_mse": first["mse"]["mean"]}
+        if "gripper_accuracy" in chunk:
+            metrics["gripper_accuracy"] = chunk["gripper_accuracy"]
+        return {**metrics, "diffusion": figures["video"]["mse"]["mean"]}
 
     def draw(
         self, params: Params, splits: dict[str, Any], prefix: pathlib.Path, *, rounds: tuple
@@ -98,23 +101,29 @@ class GraftEvaluation:
         )
 
     def _measure(self, params: Params, source: WindowSource, rounds: tuple[int, ...]) -> dict:
-        """Per-window predictions and errors, for each number of rounds."""
+        """Per-window predictions and errors in the source's dimensions, by number of rounds."""
 
         def measure(indices: Int[np.ndarray, " B"], batch: Batch) -> dict:
             windows = self._predictor.encode(params, batch)
             return {
                 "episodes": batch["episode"],
-                "past": batch["past_actions"],
-                "targets": batch["action_chunk"],
-                **{name: batch[name] for fields in STREAMS.values() for name in fields},
-                "rounds": {r: self._measure_rounds(params, windows, indices, r) for r in rounds},
+                "past": own_dimensions(batch["past_actions"], source, "actions"),
+                "targets": own_dimensions(batch["action_chunk"], source, "actions"),
+                **{
+                    field: own_dimensions(batch[field], source, stream)
+                    for stream, fields in STREAMS.items()
+                    for field in fields
+                },
+                "rounds": {
+                    r: self._measure_rounds(params, windows, indices, source, r) for r in rounds
+                },
             }
 
         indices = spread_windows(len(source), self._settings.windows)
         rows = rows_per_batch(self._settings.batch_size, params)
         return map_windows(source, indices, measure, batch_size=rows)
 
-    def _measure_rounds(self, params, windows, indices, rounds: int) -> dict:
+    def _measure_rounds(self, params, windows, indices, source, rounds: int) -> dict:
         deployed = self._predictor.deploy(params, windows, indices, rounds=rounds)
         buckets = [
             self._predictor.predict(
@@ -128,34 +137,45 @@ class GraftEvaluation:
             for number, (first, end) in enumerate(self._buckets)
         ]
         return {
-            "actions": deployed["actions"],
-            "streams": {name: deployed[name] for name in STREAMS if name in deployed},
+            "actions": own_dimensions(deployed["actions"], source, "actions"),
+            "streams": {
+                name: own_dimensions(deployed[name], source, name)
+                for name in STREAMS
+                if name in deployed
+            },
             "measures": deployed["measures"],
             "errors": jnp.stack([bucket["error"] for bucket in buckets], axis=1),
             "zero_errors": jnp.stack([bucket["zero_error"] for bucket in buckets], axis=1),
+            **_camera_errors(buckets),
         }
 
-    def _figures(self, found: dict, train_targets: Float[np.ndarray, "train P 7"]) -> dict:
+    def _figures(
+        self, found: dict, train_targets: Float[np.ndarray, "train P A"], source: WindowSource
+    ) -> dict:
         windows = _action_windows(found)
+        spec = source.statistics.actions.spec
         length = next(iter(found["rounds"].values()))["actions"].shape[1]
         baselines = baseline_predictions(train_targets, windows, length=length)
         return {
             "windows": len(windows.episodes),
             "episodes": len(np.unique(windows.episodes)),
-            "baselines": {n: self._action_figures(p, windows) for n, p in baselines.items()},
+            "action_units": dict(zip(spec.names, spec.units, strict=True)),
+            "baselines": {
+                n: self._action_figures(p, windows, source) for n, p in baselines.items()
+            },
             "rounds": {
                 str(number): {
                     "extrapolated": number > self._trained_rounds,
-                    **self._round_figures(found, one),
+                    **self._round_figures(found, one, source),
                 }
                 for number, one in found["rounds"].items()
             },
         }
 
-    def _round_figures(self, found: dict, one: dict) -> dict:
+    def _round_figures(self, found: dict, one: dict, source: WindowSource) -> dict:
         windows = _action_windows(found)
         return {
-            "actions": self._action_figures(one["actions"], windows),
+            "actions": self._action_figures(one["actions"], windows, source),
             "video": bucket_figures(
                 one["errors"],
                 one["zero_errors"],
@@ -163,6 +183,7 @@ class GraftEvaluation:
                 episodes=windows.episodes,
                 resamples=self._settings.resamples,
             ),
+            **self._camera_figures(one, windows.episodes),
             "measures": round_figures(one["measures"]),
             "streams": {
                 name: stream_figures(
@@ -175,13 +196,38 @@ class GraftEvaluation:
             },
         }
 
-    def _action_figures(self, predicted: np.ndarray, windows: ActionWindows) -> dict:
+    def _camera_figures(self, one: dict, episodes: Int[np.ndarray, " windows"]) -> dict:
+        """{"cameras": as "video", without zero_mse}; {} where no other camera is predicted."""
+        if "camera_errors" not in one:
+            return {}
+        errors = one["camera_errors"]
+        figures = bucket_figures(
+            errors,
+            errors,
+            buckets=self._buckets,
+            episodes=episodes,
+            resamples=self._settings.resamples,
+        )
+        for bucket in figures["buckets"]:
+            del bucket["zero_mse"]
+        return {"cameras": figures}
+
+    def _action_figures(
+        self, predicted: np.ndarray, windows: ActionWindows, source: WindowSource
+    ) -> dict:
         return action_figures(
             predicted,
             windows,
-            statistics=self._experiment.statistics.actions,
+            statistics=source.statistics.actions,
             resamples=self._settings.resamples,
         )
+
+
+def _camera_errors(buckets: list[dict]) -> dict:
+    """Velocity error of the other cameras, where they are predicted."""
+    if "camera_error" not in buckets[0]:
+        return {}
+    return {"camera_errors": jnp.stack([bucket["camera_error"] for bucket in buckets], axis=1)}
 
 
 def _action_windows(found: dict) -> ActionWindows:

@@ -7,10 +7,11 @@ import pathlib
 import numpy as np
 from jaxtyping import Int
 
-from roam_jax.contracts import ACTION_NAMES, ACTION_UNITS, Batch, Params
+from roam_jax.contracts import Batch, Params
 from roam_jax.data.windows import WindowSource
 from roam_jax.evaluate.placement import rows_per_batch
 from roam_jax.evaluate.predictor import GraftPredictor
+from roam_jax.evaluate.splits import file_name, own_dimensions
 from roam_jax.evaluate.windows import map_windows, spread_windows
 from roam_jax.tasks.build import Experiment
 from roam_jax.viz.actions import draw_action_chunks
@@ -21,13 +22,16 @@ PICTURED = 3
 
 
 def window_titles(
-    source: WindowSource, episodes: Int[np.ndarray, " n"], starts: Int[np.ndarray, " n"]
+    split: str,
+    source: WindowSource,
+    episodes: Int[np.ndarray, " n"],
+    starts: Int[np.ndarray, " n"],
 ) -> list[str]:
     """Split, episode, step and instruction of windows."""
     titles = []
     for episode, start in zip(episodes.tolist(), starts.tolist(), strict=True):
         instruction = source.reader.headers[episode].instruction or "(no instruction)"
-        titles.append(f"{source.reader.split} episode {episode}, from step {start}: {instruction}")
+        titles.append(f"{split} episode {episode}, from step {start}: {instruction}")
     return titles
 
 
@@ -59,23 +63,27 @@ def draw_graft_pictures(
             "one_step": predictor.decode(params, found["latents"]),
         }
 
-    physical = experiment.statistics.actions.unnormalise
-    for source in (experiment.train, experiment.val):
+    for split, source in experiment.splits.items():
         indices = spread_windows(len(source), PICTURED)
         rows = rows_per_batch(experiment.config.eval.batch_size, params)
         found = map_windows(source, indices, predict, batch_size=rows)
-        titles = window_titles(source, found["episode"], found["start"])
+        titles = window_titles(split, source, found["episode"], found["start"])
+        statistics = source.statistics.actions
+        past, recorded, predicted = (
+            statistics.unnormalise(own_dimensions(found[name], source, "actions"))
+            for name in ("past_actions", "action_chunk", "predicted")
+        )
         draw_action_chunks(
-            prefix.with_name(f"{prefix.name}_{source.reader.split}_actions.png"),
-            past=physical(found["past_actions"]),
-            recorded=physical(found["action_chunk"]),
-            predicted=physical(found["predicted"]),
-            names=ACTION_NAMES,
-            units=ACTION_UNITS,
+            prefix.with_name(f"{prefix.name}_{file_name(split)}_actions.png"),
+            past=past,
+            recorded=recorded,
+            predicted=predicted,
+            names=statistics.spec.names,
+            units=statistics.spec.units,
             titles=titles,
         )
         draw_frame_strips(
-            prefix.with_name(f"{prefix.name}_{source.reader.split}_frames.png"),
+            prefix.with_name(f"{prefix.name}_{file_name(split)}_frames.png"),
             {
                 "true": found["frames"],
                 "VAE": found["reconstructed"],

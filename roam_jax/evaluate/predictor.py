@@ -13,13 +13,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from roam_jax.cogvideox.graft_cells import DATA_FIELDS
-from roam_jax.contracts import ACTION_DIM, Batch, Params
+from roam_jax.contracts import VIDEO_FIELDS, Batch, Params
 from roam_jax.evaluate.placement import put_rows
 from roam_jax.evaluate.windows import PURE_NOISE, window_noise
-from roam_jax.tasks.graft import TARGETS, GraftModel
+from roam_jax.tasks.graft import GraftModel
+from roam_jax.tasks.streams import MASKS, TARGETS
 
-# What the model reads of a window, beside its latents.
-INPUTS = ("text", *DATA_FIELDS.values(), *TARGETS.values())
+# What the model reads of a window, beside its latents; masks where robots differ.
+INPUTS = ("text", *DATA_FIELDS.values(), *TARGETS.values(), *MASKS.values())
+# Added to a stream of noise: that of the other cameras, which is independent of the first's.
+CAMERA_STREAMS = 1 << 20
 
 
 class GraftPredictor:
@@ -41,16 +44,19 @@ class GraftPredictor:
             )
         self.model, self._extrapolate = model, extrapolate
         self._action_steps = action_steps if model.diffuses_actions else 1
-        self._encode = jax.jit(lambda vae, frames: model.backbone.encode(vae, frames, model.time))
+        self._encode = jax.jit(
+            lambda vae, videos: model.backbone.encode_batch(
+                vae, videos, model.time, fields=model.latent_fields
+            )
+        )
         self._decode = jax.jit(model.backbone.decode)
         self._predict = jax.jit(self._predict_windows, static_argnames=("rounds", "action_steps"))
 
     def encode(self, params: Params, batch: Batch) -> Batch:
         """The windows with latents instead of frames, on the devices of `params`."""
-        frames = put_rows(batch["frames"], params)
-        observed, target = self._encode(params["vae"], frames)
-        inputs = put_rows({name: batch[name] for name in INPUTS}, params)
-        return Batch(observed_latents=observed, target_latents=target, **inputs)
+        videos = put_rows({name: batch[name] for name in VIDEO_FIELDS if name in batch}, params)
+        inputs = put_rows({name: batch[name] for name in INPUTS if name in batch}, params)
+        return Batch(**self._encode(params["vae"], videos), **inputs)
 
     def deploy(
         self, params: Params, windows: Batch, indices: Int[np.ndarray, " B"], *, rounds: int
@@ -90,18 +96,24 @@ class GraftPredictor:
             action_steps: static number of steps in which diffused actions are denoised.
 
         Returns:
-            {"actions" (B, p, 7) normalised, "proprio" (B, F - t_current, 7) and "reward"
+            {"actions" (B, p, A) normalised, "proprio" (B, F - t_current, S) and "reward"
             (B, F - t_current, 1) where they are predicted, "error" (B,) of the velocity over
-            predicted frames, "zero_error" (B,) of predicting zero, "latents" (B, F, C, H, W): the
-            observed frames and x0 of the others in one step, "measures": measure -> stream ->
-            (B, depth, rounds)}.
+            predicted frames, "zero_error" (B,) of predicting zero, where other cameras are
+            predicted "camera_error" (B,) of their velocity, "latents" (B, F, C, H, W): the observed
+            frames and x0 of the others in one step, "measures": measure -> stream -> (B, depth,
+            rounds)}.
         """
-        time = self.model.time
-        shape = (time.latents, *self.model.backbone.latent_shape)
+        model, time = self.model, self.model.time
+        shape = (time.latents, *model.backbone.latent_shape)
         drawn = window_noise(indices, stream, *timesteps, shape=shape)
-        chunk = (time.chunk, ACTION_DIM)
+        chunk = (time.chunk, model.module.graft_config.action_dim)
         _, action_noise = window_noise(indices, stream, *timesteps, shape=chunk)
-        drawn = put_rows((*drawn, action_noise), params)
+        noise = {"action_noise": action_noise}
+        if model.predicts_cameras:
+            _, noise["camera_noise"] = window_noise(
+                indices, stream + CAMERA_STREAMS, *timesteps, shape=model.camera_noise_shape
+            )
+        drawn = put_rows((*drawn, noise), params)
         return self._predict(params, windows, *drawn, rounds=rounds, action_steps=action_steps)
 
     def decode(
@@ -120,17 +132,18 @@ class GraftPredictor:
         return jax.vmap(one_window)(windows, *drawn)
 
     def _predict_batch(
-        self, params, batch, timesteps, noise, action_noise, *, rounds: int, action_steps: int
+        self, params, batch, timesteps, noise, others, *, rounds: int, action_steps: int
     ) -> dict:
         model = self.model
         inputs = {
             "timesteps": timesteps,
             "noise": noise,
+            "camera_noise": others.get("camera_noise"),
             "rounds": rounds,
             "extrapolate": self._extrapolate,
         }
         if model.diffuses_actions:
-            inputs |= {"action_noise": action_noise, "steps": action_steps}
+            inputs |= {"action_noise": others["action_noise"], "steps": action_steps}
             outputs, measures = model.sample(params, batch, **inputs)
         else:
             outputs, measures = model.predict(params, batch, **inputs)
@@ -138,7 +151,9 @@ class GraftPredictor:
         observed = model.time.t_current
         latents = jnp.concatenate([outputs["noisy"][:, :observed], x0[:, observed:]], axis=1)
         zero = {**outputs, "velocity": jnp.zeros_like(outputs["velocity"])}
+        cameras = {"camera_error": model.camera_error(outputs)} if model.predicts_cameras else {}
         return {
+            **cameras,
             **{stream: outputs[stream] for stream in TARGETS if stream in outputs},
             "error": model.diffusion_error(outputs),
             "zero_error": model.diffusion_error(zero),

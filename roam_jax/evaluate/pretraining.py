@@ -17,6 +17,7 @@ from jaxtyping import Int
 from roam_jax.contracts import Batch, Params
 from roam_jax.data.windows import WindowSource
 from roam_jax.evaluate.placement import put_rows, rows_per_batch
+from roam_jax.evaluate.splits import by_member
 from roam_jax.evaluate.video import bucket_figures
 from roam_jax.evaluate.windows import map_windows, spread_windows, timestep_buckets, window_noise
 from roam_jax.tasks.build import Experiment
@@ -49,15 +50,19 @@ class PretrainingEvaluation:
         return no_rounds(wanted, task="video")
 
     def report(self, params: Params, *, rounds: tuple[int, ...]) -> dict[str, Any]:
-        """Velocity error of both splits by setting and timestep bucket."""
+        """Velocity error of every split by setting and timestep bucket."""
         del rounds
-        sources = self._experiment.train, self._experiment.val
-        return {source.reader.split: self._figures(params, source) for source in sources}
+        splits = self._experiment.splits
+        return {split: self._figures(params, source) for split, source in splits.items()}
 
     def metrics(self, params: Params) -> dict[str, float]:
         """Validation error of each setting, over all buckets."""
-        video = self._figures(params, self._experiment.val)["video"]
-        return {f"diffusion_{mode}": figures["mse"]["mean"] for mode, figures in video.items()}
+
+        def measure(source: WindowSource) -> dict[str, float]:
+            video = self._figures(params, source)["video"]
+            return {f"diffusion_{mode}": found["mse"]["mean"] for mode, found in video.items()}
+
+        return by_member(self._experiment, measure)
 
     def draw(
         self, params: Params, splits: dict[str, Any], prefix: pathlib.Path, *, rounds: tuple

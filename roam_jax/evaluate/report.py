@@ -27,9 +27,12 @@ def _graft_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     rounds = {round_title(n, one, mark=" *"): one for n, one in figures["rounds"].items()}
     rows = {title: one["actions"] for title, one in rounds.items()}
     rows |= {BASELINES[name]: one for name, one in figures["baselines"].items()}
-    yield from _action_lines(rows)
+    yield from _action_lines(rows, figures["action_units"])
     rows = {title: one["video"] for title, one in rounds.items()}
     yield from _bucket_lines("velocity error of predicted frames", rows)
+    if all("cameras" in one for one in rounds.values()):
+        rows = {title: one["cameras"] for title, one in rounds.items()}
+        yield from _bucket_lines("velocity error of predicted frames of other cameras", rows)
     yield from _stream_lines(rounds)
     title, one = list(rounds.items())[-1]
     yield f"  round measures with {title}, mean over blocks, by round"
@@ -50,23 +53,25 @@ def _stream_lines(rounds: Mapping[str, Any]) -> Iterator[str]:
         yield f"    {'last observed':<17}{_interval(one['last_observed_mse'])}"
 
 
-def _action_lines(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _action_lines(rows: Mapping[str, Mapping[str, Any]], units: Mapping[str, str]) -> Iterator[str]:
     chunk = next(iter(rows.values()))["chunk"]
-    dimensions = list(chunk["absolute_error"])
+    widths = {name: max(9, len(name) + 2) for name in chunk["absolute_error"]}
+    used = " and ".join(dict.fromkeys(units[name] for name in widths if units[name]))
     yield (
-        f"  action error, future at pure noise; absolute errors in m and rad over "
+        f"  action error, future at pure noise; absolute errors{used and f' in {used}'} over "
         f"{chunk['actions']} action(s)"
     )
     yield (
         f"    {'':<17}{'normalised MSE [95 % of episodes]':<35}{'first action':>12}"
-        f"{'gripper':>9}" + "".join(f"{name:>9}" for name in dimensions)
+        f"{'gripper':>9}" + "".join(f"{name:>{width}}" for name, width in widths.items())
     )
     for name, one in rows.items():
         chunk, first = one["chunk"], one["first"]
-        errors = "".join(f"{chunk['absolute_error'][d]:>9.4f}" for d in dimensions)
+        gripper = f"{chunk['gripper_accuracy']:.1%}" if "gripper_accuracy" in chunk else "-"
+        errors = "".join(f"{chunk['absolute_error'][d]:>{w}.4f}" for d, w in widths.items())
         yield (
             f"    {name:<17}{_interval(chunk['mse']):<35}{first['mse']['mean']:>12.4f}"
-            f"{chunk['gripper_accuracy']:>8.1%} {errors}"
+            f"{gripper:>9}{errors}"
         )
 
 
@@ -76,9 +81,10 @@ def _bucket_lines(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator
     spans = ["{}-{}".format(*bucket["timesteps"]) for bucket in buckets]
     yield f"  {title}, by timestep"
     yield f"    {'':<17}" + "".join(f"{name:>10}" for name in [*spans, "all"])
-    zeros = [bucket["zero_mse"] for bucket in buckets]
-    means = {name: [b["mse"]["mean"] for b in one["buckets"]] for name, one in rows.items()}
-    for name, values in {**means, "predicting zero": zeros}.items():
+    values_by_row = {name: [b["mse"]["mean"] for b in one["buckets"]] for name, one in rows.items()}
+    if all("zero_mse" in bucket for bucket in buckets):
+        values_by_row["predicting zero"] = [bucket["zero_mse"] for bucket in buckets]
+    for name, values in values_by_row.items():
         yield f"    {name:<17}" + "".join(f"{v:>10.4f}" for v in [*values, np.mean(values)])
 
 

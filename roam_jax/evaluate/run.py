@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import ml_collections
 from absl import logging
 
 from roam_jax.contracts import Params
+from roam_jax.data.members import Member
 from roam_jax.data.statistics import RobotStatistics
-from roam_jax.data.windows import WindowSource
 from roam_jax.evaluate.graft import GraftEvaluation
 from roam_jax.evaluate.pretraining import PretrainingEvaluation
 from roam_jax.evaluate.report import format_report
@@ -32,11 +32,11 @@ __all__ = ["evaluate_experiment", "evaluate_workdir", "format_report", "make_eva
 
 # Key of the provenance: scaling of actions and states that the run was trained with.
 STATISTICS = "statistics"
-# Where fingerprinted inputs other than weights come from.
-INPUTS = {"data": "data.root", "text": "data.text"}
+# Keys by which episodes are chosen, and how they are read.
+DATA_KEYS = ("data.root", "data.mixture", "data.declaration")
 # What may differ from the run's own config: where things are, how much is measured, on what.
 FREE_SECTIONS = ("eval.", "mesh.")
-FREE_KEYS = ("backbone.path", "data.root", "data.text", "data.encode_once")
+FREE_KEYS = ("backbone.path", *DATA_KEYS, "data.text", "data.encode_once", "data.workers")
 
 
 @runtime_checkable
@@ -80,9 +80,10 @@ def make_evaluate_hook(experiment: Experiment) -> Callable[[Params, int], dict[s
 
     Returns:
         A function of (all parameters, step). For task "graft" it gives "action_mse",
-        "first_action_mse", "gripper_accuracy" and "diffusion" with the trained number of rounds;
-        for "video" "diffusion_continued" and "diffusion_generated" where they are trained; for
-        "vae" "psnr" and "psnr_gain" in dB.
+        "first_action_mse", "gripper_accuracy" (where there is a gripper) and "diffusion" with the
+        trained number of rounds; for "video" "diffusion_continued" and "diffusion_generated" where
+        they are trained; for "vae" "psnr" and "psnr_gain" in dB. Figures of a member of a mixture
+        are "NAME/action_mse" and so on.
 
     Raises:
         ValueError: `config.eval` is out of range.
@@ -98,7 +99,7 @@ def evaluate_experiment(
     rounds: tuple[int, ...] | None = None,
     extrapolate: str | None = None,
 ) -> dict[str, Any]:
-    """A report on both splits, ready for JSON; docs/evaluate.md describes its layout.
+    """A report on every split, ready for JSON; docs/evaluate.md describes its layout.
 
     Args:
         experiment: data and model.
@@ -149,8 +150,8 @@ def evaluate_workdir(
         step: which checkpoint; None = the latest.
         rounds: numbers of rounds to measure; None = 1 to the trained one.
         extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
-        overrides: changes the run's config in place. Only `eval.*`, `mesh.*`, `backbone.path`,
-            `data.root`, `data.text` and `data.encode_once` may change.
+        overrides: changes the run's config in place. Only `eval.*`, `mesh.*` and `FREE_KEYS` may
+            change.
 
     Returns:
         WORKDIR/eval/STEP.json, written last; pictures WORKDIR/eval/STEP_*.png lie beside it.
@@ -163,14 +164,14 @@ def evaluate_workdir(
     """
     folder = Workdir(pathlib.Path(workdir))
     saved, provenance = folder.read()
-    config = ml_collections.ConfigDict(saved)
+    config = ml_collections.ConfigDict(_with_tuples(saved))
     if overrides is not None:
         overrides(config)
     changed = differences(saved, plain(config))
     _check_overrides(changed)
     experiment = build(config)
     _check_fingerprints(experiment, provenance.get("fingerprints", {}), changed)
-    if "data.root" in changed and config.train.task == "graft":
+    if changed.keys() & set(DATA_KEYS) and config.train.task == "graft":
         experiment = _with_statistics(experiment, provenance.get(STATISTICS), where=folder.path)
     evaluation = make_evaluation(experiment, extrapolate=extrapolate)
     rounds = evaluation.rounds(rounds)
@@ -192,8 +193,15 @@ def evaluate_workdir(
     return path
 
 
+def _with_tuples(saved: Any) -> Any:
+    """What JSON gave back, with tuples for lists: an override must be of the type that it was."""
+    if isinstance(saved, Mapping):
+        return {name: _with_tuples(value) for name, value in saved.items()}
+    return tuple(map(_with_tuples, saved)) if isinstance(saved, list) else saved
+
+
 def _origin(experiment: Experiment) -> dict[str, Any]:
-    data = {source.reader.split: source.describe() for source in (experiment.train, experiment.val)}
+    data = {split: source.describe() for split, source in experiment.splits.items()}
     return {"data": data, "fingerprints": dict(experiment.fingerprints)}
 
 
@@ -214,37 +222,71 @@ def _with_statistics(
     experiment: Experiment, saved: Mapping[str, Any] | None, *, where: pathlib.Path
 ) -> Experiment:
     """The experiment with its actions and states scaled as in training, on whatever data."""
-    if saved is None:
+    names = [member.name for member in experiment.members]
+    if saved is None or not all(isinstance(name, Mapping) for name in saved.values()):
         raise ValueError(
             f"{where} holds no statistics of actions and proprio (a run of an earlier version), so "
             "its model cannot be measured on other data; expected the data.root that it was "
             "trained with"
         )
-    statistics = RobotStatistics.from_json(json.dumps(saved))
-    rescaled = {
-        split: WindowSource(
-            getattr(experiment, split).reader,
-            experiment.time,
-            image_size=experiment.config.data.image_size,
-            statistics=statistics,
-            text=experiment.config.data.text,
+    if list(saved) != names:
+        raise ValueError(
+            f"data.mixture has the members {_listed(names)}; {where} was trained with "
+            f"{_listed(saved)}, whose scaling of actions is used: expected the same, in this order"
         )
-        for split in ("train", "val")
-    }
-    return dataclasses.replace(experiment, statistics=statistics, **rescaled)
+    members = tuple(
+        _rescaled(member, RobotStatistics.from_json(json.dumps(saved[member.name])))
+        for member in experiment.members
+    )
+    return dataclasses.replace(experiment, members=members)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(name or "(one dataset)" for name in names)
+
+
+def _rescaled(member: Member, statistics: RobotStatistics) -> Member:
+    """A dataset under the scaling of another one.
+
+    Raises:
+        ValueError: its actions or states have other dimensions than were scaled.
+    """
+    found, own = member.statistics, f"data {member.name}".strip()
+    for kind in ("actions", "proprio"):
+        trained, here = getattr(statistics, kind).spec, getattr(found, kind).spec
+        if trained != here:
+            raise ValueError(
+                f"{own} in {found.root}: {kind} are {here}, the run was trained with {trained}; "
+                "expected the same dimensions, units and kinds"
+            )
+    if found.rate != statistics.rate:
+        logging.warning(
+            "%s in %s has %g actions a second, the run was trained with %g; figures compare "
+            "movements over different times (data.rate)",
+            own,
+            found.root,
+            found.rate,
+            statistics.rate,
+        )
+    return member.with_statistics(statistics)
 
 
 def _check_fingerprints(
     experiment: Experiment, trained: Mapping[str, str], changed: Mapping[str, str]
 ) -> None:
     """Refuses other weights than the run's, and other data or text unless it was asked for."""
+    data_key = "data.mixture" if experiment.config.data.mixture else "data.root"
+    # Where fingerprinted inputs other than weights come from.
+    inputs = {"data": data_key, "text": "data.text"}
     for name, expected in trained.items():
         kind = name.split("/")[0]
-        key = INPUTS.get(kind, "backbone.path")
+        key = inputs.get(kind, "backbone.path")
         found = experiment.fingerprints.get(name)
-        if found == expected or (kind in INPUTS and {"data.root", key} & changed.keys()):
+        if found == expected or (
+            kind in inputs and {"data.root", "data.mixture", key} & changed.keys()
+        ):
             continue
-        what = name if kind in INPUTS else f"frozen weights {name!r}"
+        what = name if kind in inputs else f"frozen weights {name!r}"
         section, leaf = key.split(".")
         raise ValueError(
             f"{what} at {key} = {experiment.config[section][leaf]} has fingerprint {found}, the "

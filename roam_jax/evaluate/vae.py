@@ -21,6 +21,7 @@ from roam_jax.evaluate.bootstrap import Estimate, estimate_mean
 from roam_jax.evaluate.pictures import PICTURED, window_titles
 from roam_jax.evaluate.placement import put_rows, rows_per_batch
 from roam_jax.evaluate.pretraining import no_rounds
+from roam_jax.evaluate.splits import by_member, file_name
 from roam_jax.evaluate.windows import map_windows, spread_windows
 from roam_jax.tasks.build import Experiment
 from roam_jax.viz.frames import draw_frame_strips
@@ -54,15 +55,19 @@ class VAEEvaluation:
         return no_rounds(wanted, task="vae")
 
     def report(self, params: Params, *, rounds: tuple[int, ...]) -> dict[str, Any]:
-        """PSNR in dB of both splits; docs/evaluate.md describes it."""
+        """PSNR in dB of every split; docs/evaluate.md describes it."""
         del rounds
-        sources = self._experiment.train, self._experiment.val
-        return {source.reader.split: self._figures(params, source) for source in sources}
+        splits = self._experiment.splits
+        return {split: self._figures(params, source) for split, source in splits.items()}
 
     def metrics(self, params: Params) -> dict[str, float]:
         """Validation PSNR, and what it has over the mean colour's, in dB."""
-        figures = self._figures(params, self._experiment.val)
-        return {"psnr": figures["psnr"]["mean"], "psnr_gain": figures["psnr_gain"]}
+
+        def measure(source: WindowSource) -> dict[str, float]:
+            figures = self._figures(params, source)
+            return {"psnr": figures["psnr"]["mean"], "psnr_gain": figures["psnr_gain"]}
+
+        return by_member(self._experiment, measure)
 
     def draw(
         self, params: Params, splits: dict[str, Any], prefix: pathlib.Path, *, rounds: tuple
@@ -74,12 +79,12 @@ class VAEEvaluation:
             reconstructed = np.asarray(self._reconstructed(params, batch))
             return {**batch, "reconstructed": reconstructed.round().astype(np.uint8)}
 
-        for source in (self._experiment.train, self._experiment.val):
+        for split, source in self._experiment.splits.items():
             found = self._map(params, source, measure, windows=PICTURED)
             draw_frame_strips(
-                prefix.with_name(f"{prefix.name}_{source.reader.split}_frames.png"),
+                prefix.with_name(f"{prefix.name}_{file_name(split)}_frames.png"),
                 {"true": found["frames"], "VAE": found["reconstructed"]},
-                titles=window_titles(source, found["episode"], found["start"]),
+                titles=window_titles(split, source, found["episode"], found["start"]),
                 observed=0,
             )
 

@@ -21,21 +21,20 @@ import numpy as np
 
 from roam_jax.axes import MESH_AXES
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.cogvideox.importing import hash_file
-from roam_jax.contracts import ArraySpec, Batch, Task, TimeSpec
-from roam_jax.data.embedded import ensure_embedded
+from roam_jax.contracts import VIDEO_FIELDS, ArraySpec, Batch, Task, TimeSpec
 from roam_jax.data.latents import LatentSource, encode_windows
-from roam_jax.data.loader import Loader, make_loader, split_windows
-from roam_jax.data.statistics import RobotStatistics
-from roam_jax.data.windows import LANGUAGE_EMBEDDING, WindowSource
-from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.data.loader import Loader, Process, make_loader
+from roam_jax.data.members import Member
+from roam_jax.data.windows import WindowSource
 from roam_jax.spelling import check_choice
 from roam_jax.tasks import backbone as backbones
 from roam_jax.tasks import graft_task, vae, video
+from roam_jax.tasks.augment import Augmentation
+from roam_jax.tasks.backbone import LATENT_FIELDS
+from roam_jax.tasks.datasets import data_fingerprints, open_data
 from roam_jax.train import sharding
 from roam_jax.train.curriculum import Curriculum
 
-EMBEDDED = "embedded"
 ENCODE_BATCH = 8
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "roam-jax")
 
@@ -47,8 +46,7 @@ class Experiment:
     Args:
         config: the whole config.
         time: alignment of the window.
-        train, val: windows of both splits.
-        statistics: scaling of actions and states, from the train split.
+        members: the datasets, each with windows of both splits and the scaling of its train split.
         model: what the task trains: a `GraftModel`, `VideoModel` or `VAEModel`.
         task: the trainer's view of it.
         rules: sharding rules of its parameters.
@@ -57,9 +55,7 @@ class Experiment:
 
     config: ml_collections.ConfigDict
     time: TimeSpec
-    train: WindowSource
-    val: WindowSource
-    statistics: RobotStatistics
+    members: tuple[Member, ...]
     model: Any
     task: Task
     rules: sharding.Rules
@@ -70,18 +66,38 @@ class Experiment:
         """Rounds of every training step."""
         return _rounds(self.config)
 
+    @property
+    def splits(self) -> dict[str, WindowSource]:
+        """Windows by split: "train" and "val", of a mixture "train/NAME" and "val/NAME"."""
+        return {
+            f"{split}/{member.name}" if member.name else split: getattr(member, split)
+            for split in ("train", "val")
+            for member in self.members
+        }
+
     def batches(self) -> Loader:
-        """The endless training batches; encodes all windows first where the config says so."""
-        source = self.train
+        """The endless training batches; encodes all windows first where the config says so.
+
+        Each process of a cluster draws its own rows of every batch.
+        """
+        sources = [member.train for member in self.members]
+        workers = self.config.data.workers
         if "target_latents" in self.task.batch_spec:
-            source = self.encoded(source)
-        return make_loader(source, batch_size=self.config.train.batch_size, seed=self.config.seed)
+            sources, workers = [self.encoded(source) for source in sources], 0
+        weights = [member.weight for member in self.members]
+        return make_loader(
+            list(zip(sources, weights, strict=True)),
+            batch_size=self.config.train.batch_size,
+            seed=self.config.seed,
+            workers=workers,
+            process=Process(jax.process_index(), jax.process_count()),
+        )
 
     def encoded(self, source: WindowSource) -> LatentSource:
         """The windows of a split with their videos encoded once, by the frozen VAE."""
         backbone = self.model.backbone
         params = jax.device_put(backbone.pretrained_vae())
-        encode = jax.jit(functools.partial(backbone.encode, time=self.time))
+        encode = jax.jit(functools.partial(backbone.encode_batch, time=self.time))
         return encode_windows(source, functools.partial(encode, params), batch_size=ENCODE_BATCH)
 
     def provenance(self) -> dict[str, Any]:
@@ -89,9 +105,9 @@ class Experiment:
         return {
             "git_commit": _git_commit(),
             "packages": {name: _version(name) for name in PACKAGES},
-            "data": self.train.describe(),
+            "data": {split: source.describe() for split, source in self.splits.items()},
             "fingerprints": dict(self.fingerprints),
-            "statistics": json.loads(self.statistics.to_json()),
+            "statistics": {m.name: json.loads(m.statistics.to_json()) for m in self.members},
         }
 
 
@@ -104,25 +120,20 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     make_task = task_maker(config)
     _require_paths(config)
     time = TimeSpec(config.data.frames, config.canvas.t_current)
-    train, val, statistics = split_windows(
-        data_root(config.data.root),
-        camera=config.data.camera,
-        image_size=config.data.image_size,
-        time=time,
-        text=config.data.text,
-    )
-    model, task, rules = make_task(config, time, _batch_spec(train, config.train.batch_size))
-    fingerprints = _data_fingerprints(config, train, val)
+    members = open_data(config)
+    spec = _batch_spec(members[0].train, config.train.batch_size)
+    model, task, rules = make_task(config, time, spec)
+    fingerprints = data_fingerprints(config, members)
     if backbone := getattr(model, "backbone", None):
         fingerprints |= backbone.fingerprints()
-        if len(train) <= config.data.encode_once:
+        windows = sum(len(member.train) for member in members)
+        if windows <= config.data.encode_once:
+            refuse_encoding_once(config)
             task = encoded(task, time=time, latent_shape=backbone.latent_shape)
     return Experiment(
         config=config,
         time=time,
-        train=train,
-        val=val,
-        statistics=statistics,
+        members=members,
         model=model,
         task=task,
         rules=rules,
@@ -173,33 +184,34 @@ def _rounds(config: ml_collections.ConfigDict) -> Curriculum:
 
 
 def encoded(task: Task, *, time: TimeSpec, latent_shape: tuple[int, ...]) -> Task:
-    """The task on batches whose frames, in its spec, were encoded before."""
-    spec = dict(task.batch_spec)
-    size, dtype = spec.pop("frames").shape[0], np.dtype(np.float32)
-    latents = {
-        "observed_latents": ArraySpec((size, time.t_current, *latent_shape), dtype),
-        "target_latents": ArraySpec((size, time.latents, *latent_shape), dtype),
-    }
-    return dataclasses.replace(task, batch_spec={**latents, **spec})
+    """The task on batches whose videos, in its spec, were encoded before."""
+    frames = {"observed": time.t_current, "target": time.latents, "goal": 1}
+    spec = {}
+    for name, videos in LATENT_FIELDS.items():
+        if videos in task.batch_spec:
+            # (B, T, H, W, 3), and with several cameras (B, V, T, H, W, 3).
+            rows = task.batch_spec[videos].shape[:-4]
+            shape = (*rows, frames[name.partition("_")[0]], *latent_shape)
+            spec[name] = ArraySpec(shape, np.dtype(np.float32))
+    rest = {n: field for n, field in task.batch_spec.items() if n not in VIDEO_FIELDS}
+    return dataclasses.replace(task, batch_spec={**spec, **rest})
 
 
-def data_root(root: str) -> pathlib.Path:
-    """Folder of the dataset that `data.root` names; writes embedded data on first use."""
-    name, _, variant = root.partition(":")
-    if name == EMBEDDED:
-        return ensure_embedded(variant=variant or "default")
-    return pathlib.Path(root).expanduser()
+def refuse_encoding_once(config: ml_collections.ConfigDict) -> None:
+    """Refuses what changes from one reading of a window to the next.
 
-
-def _data_fingerprints(config, train: WindowSource, val: WindowSource) -> dict[str, str]:
-    """Of all that is read beside the weights."""
-    found = {
-        "data": train.describe()["fingerprint"],
-        "data/val": val.describe()["fingerprint"],
-    }
-    if config.data.text != LANGUAGE_EMBEDDING:
-        found["text"] = hash_file(pathlib.Path(config.data.text).expanduser())
-    return found
+    Raises:
+        ValueError: `data.augment` or a random goal, where windows are encoded once.
+    """
+    settings = Augmentation.from_config(config).changed
+    changing = [f"data.augment.{name} = {value}" for name, value in settings.items()]
+    if config.data.goal == "uniform":
+        changing.append("data.goal = 'uniform'")
+    if changing:
+        raise ValueError(
+            f"{', '.join(changing)} with data.encode_once = {config.data.encode_once}: windows "
+            "that were encoded once cannot change any more; expected data.encode_once = 0"
+        )
 
 
 def _require_paths(config: ml_collections.ConfigDict) -> None:
@@ -211,7 +223,8 @@ def _require_paths(config: ml_collections.ConfigDict) -> None:
     }
     if config.train.task == "vae":
         del needed["backbone.path"]
-    values = {"backbone.path": config.backbone.path, "data.root": config.data.root}
+    root = config.data.mixture or config.data.root
+    values = {"backbone.path": config.backbone.path, "data.root": root}
     values["data.text"] = config.data.text
     missing = [f"  --config.{key}=...  {how}" for key, how in needed.items() if not values.get(key)]
     if missing:
@@ -227,8 +240,10 @@ def _batch_spec(source: WindowSource, batch_size: int) -> dict[str, ArraySpec]:
 
 
 def _graft(config, time: TimeSpec, spec: dict[str, ArraySpec]):
-    backbone = backbones.open_backbone(config.backbone.path, image_size=config.data.image_size)
-    model = graft_task.graft_model(config, backbone=backbone, time=time)
+    backbone = backbones.open_backbone(
+        config.backbone.path, image_size=tuple(config.data.image_size)
+    )
+    model = graft_task.graft_model(config, backbone=backbone, time=time, batch_spec=spec)
     task = graft_task.graft_task(model, freeze=config.freeze, batch_spec=spec)
     return model, task, graft_task.SHARDING_RULES
 
@@ -236,9 +251,9 @@ def _graft(config, time: TimeSpec, spec: dict[str, ArraySpec]):
 def _video(config, time: TimeSpec, spec: dict[str, ArraySpec]):
     sizes: TransformerConfig = video.scratch_config(config, text=spec["text"].shape[1:])
     backbone = backbones.open_vae(
-        config.backbone.path, transformer=sizes, image_size=config.data.image_size
+        config.backbone.path, transformer=sizes, image_size=tuple(config.data.image_size)
     )
-    model = video.VideoModel(backbone, time, NoiseSchedule(), config.loss.observed_fraction)
+    model = video.video_model(config, backbone=backbone, time=time)
     return model, video.video_task(model, batch_spec=spec), video.SHARDING_RULES
 
 

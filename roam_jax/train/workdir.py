@@ -25,6 +25,8 @@ FREE_KEYS = (
     "train.keep",
     "backbone.path",
     "data.root",
+    "data.mixture",
+    "data.declaration",
     "data.text",
     "data.workers",
 )

@@ -10,6 +10,7 @@ from roam_jax.cogvideox.load import fingerprint
 from roam_jax.cogvideox.save import save_diffusers
 from roam_jax.data.dataset import EpisodeReader
 from tests.cogvideox.diffusers_models import TINY, random_params
+from tests.data import rlds
 
 PROMPTS = ["pick up the red cube", "", "close the drawer"]
 
@@ -121,10 +122,34 @@ def test_text_names_what_is_missing(model, tmp_path, capsys):
 def test_prompts_are_the_distinct_instructions_of_both_splits(tmp_path, robot_root, capsys):
     out = tmp_path / "prompts.txt"
     assert main(["prompts", "--data", str(robot_root), "--out", str(out)]) == 0
-    found = out.read_text().splitlines()
+    found = out.read_text(encoding="utf-8").splitlines()
     readers = [EpisodeReader(robot_root, split) for split in ("train", "val")]
     assert found == sorted(
         {reader[i].header.instruction for reader in readers for i in range(len(reader))}
     )
     assert main(["prompts", "--data", str(robot_root), "--out", str(out)]) != 0
     assert "exists" in capsys.readouterr().err
+
+
+def test_prompts_of_a_dataset_with_a_declaration(tmp_path, capsys):
+    """Other names of splits, cameras and instructions."""
+    episodes = [rlds.StoredEpisode.random(seed, 3) for seed in range(3)]
+    for episode, text in zip(episodes, ("open", "close", "open"), strict=True):
+        episode.instruction = text
+    splits = {"train": episodes[:1], "held_out": episodes[1:]}
+    root = rlds.write_dataset(tmp_path / "1.0.0", splits)
+    (tmp_path / "toy.py").write_text(
+        "from roam_jax.data.declaration import DatasetDeclaration, Stored\n"
+        "STATE = 'steps/observation/state'\n"
+        "DATASET = DatasetDeclaration(name='toy', rate=5.0, splits=('train', 'held_out'),\n"
+        "    cameras={'front': 'steps/observation/image_0'},\n"
+        "    instruction='steps/language_instruction',\n"
+        "    state=(Stored(('x',), STATE, columns=(0,)),),\n"
+        "    action=(Stored(('x',), 'steps/action', columns=(0,)),))\n"
+    )
+    out = tmp_path / "prompts.txt"
+    argv = ["prompts", "--data", str(root), "--out", str(out)]
+    assert main(argv) == 1  # Bridge's validation split is not there
+    assert "val" in capsys.readouterr().err and not out.exists()
+    assert main([*argv, "--declaration", str(tmp_path / "toy.py")]) == 0
+    assert out.read_text().splitlines() == ["close", "open"]

@@ -48,7 +48,7 @@ def config(weights, toy_root):
 def make_config(weights, toy_root):
     config = load_config(str(ROOT / "configs/bridge_3loop.py:tiny"))
     config.backbone.path, config.data.root = str(weights), str(toy_root)
-    config.data.image_size, config.data.encode_once = SIZE, 0
+    config.data.image_size, config.data.encode_once = (SIZE, SIZE), 0
     config.loop.rounds = 2
     config.train.batch_size = 8
     config.eval.windows, config.eval.batch_size = 0, 3

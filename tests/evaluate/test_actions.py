@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from roam_jax.contracts import ACTION_NAMES
-from roam_jax.data.statistics import PoseStatistics
+from roam_jax.contracts import ACTION_NAMES, POSE_AND_GRIPPER, VectorSpec
+from roam_jax.data.statistics import VectorStatistics
 from roam_jax.evaluate.actions import ActionWindows, action_figures, baseline_predictions
 
 LOW = (-0.03, -0.04, -0.02, -0.1, -0.2, -0.3, 0.0)
 HIGH = (0.02, 0.04, 0.05, 0.1, 0.3, 0.2, 1.0)
-STATISTICS = PoseStatistics(
+STATISTICS = VectorStatistics(
+    spec=POSE_AND_GRIPPER,
     count=10,
     mean=(0.0,) * 7,
     std=(1.0,) * 7,
@@ -96,3 +97,31 @@ def test_an_undecided_gripper_counts_as_closed():
     assert found["chunk"]["gripper_accuracy"] == pytest.approx(
         np.mean(windows.targets[..., 6] == 0)
     )
+
+
+def test_each_dimension_in_its_unit_and_only_grippers_as_grippers():
+    """Two grippers between joints in degrees; then no gripper at all."""
+    spec = VectorSpec(
+        ("left", "elbow", "right"),
+        ("1 = open", "deg", "1 = open"),
+        ("gripper", "linear", "gripper"),
+    )
+    ends = {"q01": (0.0, -90.0, 0.0), "q99": (1.0, 30.0, 1.0)}
+    rest = {n: (0.0, 0.0, 0.0) for n in ("mean", "std", "minimum", "maximum")}
+    statistics = VectorStatistics(spec=spec, count=3, **ends, **rest)
+    targets = np.array([[[1, 0.5, 0]], [[1, -0.5, 1]]], np.float32)
+    predicted = np.array([[[0.9, 0.25, 0.7]], [[0.4, -0.5, 0.5]]], np.float32)
+    windows = ActionWindows(targets, targets[:, :0], np.arange(2, dtype=np.int32))
+    found = action_figures(predicted, windows, statistics=statistics, resamples=5)["chunk"]
+    assert found["absolute_error"] == {"elbow": pytest.approx(0.25 / 2 * 120 / 2)}
+    # Open are left 0.9 and right 0.7; recorded left, left and right.
+    assert found["gripper_accuracy"] == 1 / 4
+    only = VectorStatistics(
+        spec=VectorSpec(("elbow",), ("deg",), ("linear",)),
+        count=3,
+        **{name: values[1:2] for name, values in {**ends, **rest}.items()},
+    )
+    windows = ActionWindows(targets[..., 1:2], targets[:, :0, 1:2], windows.episodes)
+    figures = action_figures(predicted[..., 1:2], windows, statistics=only, resamples=5)["first"]
+    assert "gripper_accuracy" not in figures
+    assert figures["mse"]["mean"] == pytest.approx(0.25**2 / 2)

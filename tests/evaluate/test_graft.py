@@ -22,7 +22,7 @@ def alone(experiment, params):
         return model.predict(params, batch, timesteps=timesteps, noise=noise, rounds=2)
 
     def call(split, index, span, stream):
-        window = getattr(experiment, split)[index]
+        window = experiment.splits[split][index]
         batch = {name: np.asarray(value)[None] for name, value in window.items()}
         shape = (experiment.time.latents, *model.backbone.latent_shape)
         drawn = window_noise(np.array([index], np.int32), stream, *span, shape=shape)
@@ -91,7 +91,7 @@ def test_metrics_are_the_validation_figures_of_the_trained_rounds(report, evalua
 
 def test_nothing_of_the_future_changes_the_predicted_actions(experiment, evaluation, params):
     seen = experiment.time.observed_frames
-    windows = [experiment.val[i] for i in range(3)]
+    windows = [experiment.splits["val"][i] for i in range(3)]
     batch = {name: np.stack([w[name] for w in windows]) for name in windows[0]}
     frames = batch["frames"].copy()
     frames[:, seen:] = 255 - frames[:, seen:]

@@ -32,7 +32,7 @@ def test_errors_equal_a_direct_computation(video, params, tmp_path):
     errors = {"continued": np.zeros((4, 2)), "generated": np.zeros((4, 2))}
     zeros = {mode: found.copy() for mode, found in errors.items()}
     for index in range(4):
-        window = video.val[index]
+        window = video.splits["val"][index]
         seen, clean = (
             np.asarray(x, np.float64)
             for x in evaluation._encode(params["vae"], window["frames"][None])

@@ -46,11 +46,13 @@ def test_graft():
     split = {
         "windows": 7,
         "episodes": 3,
+        "action_units": {"x": "m", "yaw": "rad", "gripper": "1 = open"},
         "baselines": {"training_mean": actions(estimate(0.625), 0.5)},
         "rounds": {"1": {"extrapolated": False, **one}, "2": {"extrapolated": False, **one}},
     }
     text = format_report({"task": "graft", "splits": {"val": split}})
     assert text.startswith("val: 7 windows of 3 episodes\n")
+    assert "absolute errors in m and rad over 4 action(s)" in text
     lines = table({"task": "graft", "splits": {"val": split}})
     expected = "0.6250 [one episode, no interval] 0.7500 50.0% 0.0100 0.5000"
     assert lines["training mean"] == expected
@@ -71,6 +73,32 @@ def test_graft():
     assert text.endswith(
         "  * more rounds than were trained: they reuse the last one's parameters\n"
     )
+
+
+def test_a_robot_without_a_gripper_and_a_second_camera():
+    one = actions(estimate(0.5), 0.5)
+    for figures in one.values():
+        del figures["gripper_accuracy"]
+        figures["absolute_error"] = {"shoulder_pan": 0.25}
+    cameras = buckets(1.0, 3.0)
+    for bucket in cameras["buckets"]:
+        del bucket["zero_mse"]
+    found = {"actions": one, "video": buckets(0.5, 0.5), "cameras": cameras, "streams": {}}
+    found["measures"] = {m: {} for m in ("gated_step", "residual", "cosine")}
+    split = {
+        "windows": 7,
+        "episodes": 3,
+        "action_units": {"shoulder_pan": "deg"},
+        "baselines": {},
+        "rounds": {"1": {"extrapolated": False, **found}},
+    }
+    lines = format_report({"task": "graft", "splits": {"val/arm": split}}).splitlines()
+    assert lines[0] == "val/arm: 7 windows of 3 episodes"
+    assert "absolute errors in deg over 4" in lines[1]
+    assert lines[2].endswith("  shoulder_pan") and lines[3].split()[-2:] == ["-", "0.2500"]
+    assert len(lines[2]) == len(lines[3])
+    place = lines.index("  velocity error of predicted frames of other cameras, by timestep")
+    assert lines[place + 2].split()[-3:] == ["1.0000", "3.0000", "2.0000"]
 
 
 def test_video():

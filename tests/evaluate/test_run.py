@@ -88,11 +88,16 @@ def test_a_workdir_alone_gives_the_report_of_its_model(finished, report, experim
     assert written["trained_rounds"] == 2 and written["extrapolate"] is None
     assert written["overrides"] == {}
     assert written["fingerprints"] == dict(experiment.fingerprints)
+    for found in written["splits"].values():
+        assert found.pop("action_units")["yaw"] == "rad"
     jax.tree.map(
         lambda found, expected: np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5),
         written["splits"],
         {
-            split: {**found, "rounds": {"2": found["rounds"]["2"]}}
+            split: {
+                **{name: found[name] for name in found if name != "action_units"},
+                "rounds": {"2": found["rounds"]["2"]},
+            }
             for split, found in report.items()
         },
     )
@@ -100,7 +105,7 @@ def test_a_workdir_alone_gives_the_report_of_its_model(finished, report, experim
     assert pictures == {"6_video.png"} | {
         f"6_{split}_{kind}.png" for split in ("train", "val") for kind in ("actions", "frames")
     }
-    text = format_report(written)
+    text = format_report(json.loads(path.read_text()))
     expected = report["val"]["rounds"]["2"]["actions"]["chunk"]["mse"]["mean"]
     assert f"{expected:.4f}" in text.split("val: 4 windows of 2 episodes")[1]
     assert all(len(line) < 160 for line in text.splitlines())
@@ -123,28 +128,39 @@ def test_other_data_keeps_the_scaling_of_the_run(workdir, seen, experiment, tmp_
     other = write_toy(tmp_path / "other", seed=100)
     path = evaluate_workdir(workdir, overrides=with_overrides(f"data.root={other}"))
     found = seen[0]
-    assert found.statistics == experiment.statistics
-    assert found.val.reader.root == other
-    own = run_module.build(found.config).val
+    assert found.members[0].statistics == experiment.members[0].statistics
+    assert found.splits["val"].reader.root == other
+    own = run_module.build(found.config).splits["val"]
     raw = own.statistics.actions.unnormalise(own[0]["action_chunk"].astype(np.float64))
     clipped = np.abs(own[0]["action_chunk"]) == 1
-    expected = experiment.statistics.actions.normalise(raw)
+    expected = experiment.members[0].statistics.actions.normalise(raw)
     np.testing.assert_allclose(
-        found.val[0]["action_chunk"][~clipped], expected[~clipped], rtol=1e-4, atol=1e-5
+        found.splits["val"][0]["action_chunk"][~clipped], expected[~clipped], rtol=1e-4, atol=1e-5
     )
-    assert np.abs(found.val[0]["action_chunk"] - own[0]["action_chunk"]).max() > 1e-3
+    assert np.abs(found.splits["val"][0]["action_chunk"] - own[0]["action_chunk"]).max() > 1e-3
     assert set(json.loads(path.read_text())["overrides"]) == {"data.root"}
 
 
 def test_other_data_needs_the_scaling_of_the_run(workdir, seen, tmp_path):
     """Runs of an earlier version kept the scaling of actions alone, under another name."""
     saved = json.loads((workdir / "config.json").read_text())
-    saved["provenance"]["action_statistics"] = saved["provenance"].pop("statistics")["actions"]
+    (statistics,) = saved["provenance"].pop("statistics").values()
+    saved["provenance"]["action_statistics"] = statistics["actions"]
     (workdir / "config.json").write_text(json.dumps(saved))
     other = write_toy(tmp_path / "other", seed=100)
     with pytest.raises(ValueError, match=f"{workdir} holds no statistics of actions and proprio"):
         evaluate_workdir(workdir, overrides=with_overrides(f"data.root={other}"))
     assert not (workdir / "eval").exists()
+
+
+def test_the_scaling_of_an_earlier_version_is_refused(workdir, seen, tmp_path):
+    """One dataset's statistics were saved without its name."""
+    saved = json.loads((workdir / "config.json").read_text())
+    (saved["provenance"]["statistics"],) = saved["provenance"]["statistics"].values()
+    (workdir / "config.json").write_text(json.dumps(saved))
+    other = write_toy(tmp_path / "other", seed=100)
+    with pytest.raises(ValueError, match="holds no statistics of actions and proprio"):
+        evaluate_workdir(workdir, overrides=with_overrides(f"data.root={other}"))
 
 
 def test_the_weights_may_lie_elsewhere_but_must_be_the_same(workdir, seen, weights, tmp_path):

@@ -47,8 +47,8 @@ def test_a_model_that_diffuses_actions_and_predicts_every_stream(experiment):
 
     errors = {"actions": [], "proprio": []}
     time = experiment.time
-    for index in range(len(experiment.val)):
-        window = experiment.val[index]
+    for index in range(len(experiment.splits["val"])):
+        window = experiment.splits["val"][index]
         batch = {name: jnp.asarray(value)[None] for name, value in window.items()}
         latents = (time.latents, *model.backbone.latent_shape)
         draws = [

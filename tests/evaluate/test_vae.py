@@ -43,7 +43,7 @@ def test_report_of_a_known_reconstruction(experiment, tmp_path):
     evaluation, params = VAEEvaluation(vae), {"shift": jnp.float32(4)}
     report = evaluation.report(params, rounds=evaluation.rounds(None))
     for split, count in (("train", 7), ("val", 4)):
-        windows = [getattr(experiment, split)[i]["frames"] for i in range(count)]
+        windows = [experiment.splits[split][i]["frames"] for i in range(count)]
         flat = np.mean([frames.astype(float).var(axis=(1, 2)).mean() for frames in windows])
         mean_colour = 10 * math.log10(255**2 / flat)
         expected = 20 * math.log10(255 / 4)

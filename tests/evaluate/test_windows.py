@@ -23,7 +23,7 @@ def test_windows_are_spread_evenly(total, wanted, expected):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 20])
 def test_every_window_counts_once(experiment, batch_size):
-    source, sizes = experiment.train, set()
+    source, sizes = experiment.splits["train"], set()
 
     def measure(indices, batch):
         sizes.update({len(indices), *(len(values) for values in batch.values())})
@@ -40,7 +40,7 @@ def test_every_window_counts_once(experiment, batch_size):
 
 def test_a_batch_holds_a_window(experiment):
     with pytest.raises(ValueError, match="eval.batch_size = 0"):
-        map_windows(experiment.train, np.arange(2), lambda i, b: i, batch_size=0)
+        map_windows(experiment.splits["train"], np.arange(2), lambda i, b: i, batch_size=0)
 
 
 def test_noise_is_a_function_of_window_and_stream():
