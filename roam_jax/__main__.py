@@ -11,7 +11,7 @@ from roam_jax.spelling import did_you_mean
 
 # Verb -> what it does; `main(argv)` of roam_jax.cli.VERB is imported when it is asked for.
 VERBS = {
-    "describe": "what a config builds and costs, before it runs",
+    "describe": "what a config builds and costs, or what its data holds",
     "pack": "a dataset as ArrayRecord shards, which are read at random",
 }
 

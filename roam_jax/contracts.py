@@ -134,7 +134,7 @@ class TimeSpec:
 class Batch(TypedDict, total=False):
     """One batch of windows. Videos come either as frames or as latents, never both.
 
-    A and S are the dimensions of actions and robot states, V the cameras beside the first. Fields
+    A and J are the dimensions of actions and robot states, V the cameras beside the first. Fields
     of cameras, goals and masks are there where the config asks for them.
 
     | field           | shape              | dtype   | unit and range                              |
@@ -154,11 +154,11 @@ class Batch(TypedDict, total=False):
     | action_chunk    | (B, P, A)          | float32 | in [-1, 1] by q01/q99, grippers 0 or 1      |
     |                 |                    |         | by the backward scan; targets only          |
     | action_mask     | (B, A)             | float32 | 1 where the robot has the dimension, else 0 |
-    | observed_proprio| (B, t_current, S)  | float32 | robot state at frames 0, 4, ..: in [-1, 1]  |
+    | observed_proprio| (B, t_current, J)  | float32 | robot state at frames 0, 4, ..: in [-1, 1]  |
     |                 |                    |         | by q01/q99, gripper opening 0..1            |
-    | future_proprio  | (B, F - t_current, S) | float32 | the same at later latent frames;         |
+    | future_proprio  | (B, F - t_current, J) | float32 | the same at later latent frames;         |
     |                 |                    |         | targets only                                |
-    | proprio_mask    | (B, S)             | float32 | 1 where the robot has the dimension, else 0 |
+    | proprio_mask    | (B, J)             | float32 | 1 where the robot has the dimension, else 0 |
     | observed_reward | (B, t_current, 1)  | float32 | stored reward of frame 0 at latent frame 0, |
     |                 |                    |         | its sum over frames 4k-3..4k at k >= 1. As  |
     |                 |                    |         | stored: where a step's reward follows from  |

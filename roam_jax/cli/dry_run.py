@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from roam_jax.cli.describe_text import batch_lines, parameter_lines
-from roam_jax.contracts import ACTION_NAMES
+from roam_jax.contracts import Batch
 from roam_jax.data.loader import make_loader
 from roam_jax.evaluate.parameters import count_parameters, stored_parameters
 from roam_jax.evaluate.pictures import window_titles
+from roam_jax.evaluate.splits import own_dimensions
 from roam_jax.tasks.build import Experiment
 from roam_jax.viz.batch import draw_windows
 
@@ -22,11 +23,14 @@ def describe_run(experiment: Experiment) -> Iterator[str]:
     """Lines of the report: parameters and bytes by group, data, batch shapes."""
     task = experiment.task
     yield from parameter_lines(count_parameters(stored_parameters(task), task.trainable))
-    for split in (experiment.train, experiment.val):
-        about = split.describe()
+    width = 1 + max(5, *map(len, experiment.splits))
+    for name, source in experiment.splits.items():
+        about = source.describe()
+        left_out = [f"{count:,} left out ({why})" for why, count in about["left_out"].items()]
         yield (
-            f"{about['split']:<6}{about['episodes']:,} episodes, {about['windows']:,} windows of "
-            f"{about['frames']} frames, {about['left_out']} episodes too short"
+            f"{name:<{width}}"
+            f"{about['episodes']:,} episodes, {about['windows']:,} windows of {about['frames']} "
+            f"frames; {', '.join(left_out) or 'no episode left out'}"
         )
     yield from batch_lines(task.batch_spec)
 
@@ -43,14 +47,43 @@ def dry_run(experiment: Experiment, workdir: pathlib.Path) -> None:
 
 def draw_first_batch(experiment: Experiment, picture: pathlib.Path) -> None:
     """Draws some windows of the batch that a run would see first."""
-    train, config = experiment.train, experiment.config
-    loader = make_loader(train, batch_size=config.train.batch_size, seed=config.seed)
-    batch = {name: values[:WINDOWS_DRAWN] for name, values in next(loader).items()}
+    config, members = experiment.config, experiment.members
+    batch = next(
+        make_loader(
+            [(member.train, member.weight) for member in members],
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+        )
+    )
+    batch = {name: values[:WINDOWS_DRAWN] for name, values in batch.items()}
+    drawn = [members[number].train for number in batch["dataset"].tolist()]
+    videos = [
+        batch["frames"],
+        *np.moveaxis(batch.get("camera_frames", batch["frames"][:, :0]), 1, 0),
+    ]
     draw_windows(
         picture,
-        frames=batch["frames"],
-        actions=np.concatenate([batch["past_actions"], batch["action_chunk"]], axis=1),
+        frames=dict(zip(config.data.cameras, videos, strict=True)),
+        actions=[
+            np.concatenate(
+                [
+                    own_dimensions(batch[field][i], source, "actions")
+                    for field in ("past_actions", "action_chunk")
+                ]
+            )
+            for i, source in enumerate(drawn)
+        ],
         observed=experiment.time.observed_frames,
-        names=ACTION_NAMES,
-        titles=window_titles(train, batch["episode"], batch["start"]),
+        names=[source.statistics.actions.spec.names for source in drawn],
+        titles=_titles(experiment, batch),
     )
+
+
+def _titles(experiment: Experiment, batch: Batch) -> list[str]:
+    """One for each window, each of its own member."""
+    titles = []
+    for i, number in enumerate(batch["dataset"].tolist()):
+        member, row = experiment.members[number], slice(i, i + 1)
+        split = f"train/{member.name}" if member.name else "train"
+        titles += window_titles(split, member.train, batch["episode"][row], batch["start"][row])
+    return titles

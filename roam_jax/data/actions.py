@@ -35,7 +35,7 @@ class EpisodeActions:
 
 def episode_actions(
     declaration: DatasetDeclaration,
-    state: Float32[np.ndarray, "steps S"],
+    state: Float32[np.ndarray, "steps J"],
     command: Float32[np.ndarray, "steps A"],
     *,
     stride: int = 1,

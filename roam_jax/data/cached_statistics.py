@@ -49,7 +49,7 @@ class MotionReader(Protocol):
     def __len__(self) -> int: ...
 
     def motion(self, index: int, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Target actions (m, A) over `stride` steps and states (kept, S) of an episode."""
+        """Target actions (m, A) over `stride` steps and states (kept, J) of an episode."""
 
 
 def compute_statistics(reader: MotionReader, *, stride: int = 1) -> RobotStatistics:
@@ -106,7 +106,7 @@ def cached_statistics(reader: MotionReader, *, stride: int = 1) -> RobotStatisti
     Raises:
         ValueError: as `compute_statistics`, or the cached file is not what was written there.
     """
-    path = cache_dir() / "statistics" / f"{_fingerprint(reader, stride)}.json"
+    path = cache_path(_fingerprint(reader, stride))
     if not path.exists():
         statistics = compute_statistics(reader, stride=stride)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +122,11 @@ def cached_statistics(reader: MotionReader, *, stride: int = 1) -> RobotStatisti
     if stride == 1:
         _warn_of_published(reader, statistics)
     return statistics
+
+
+def cache_path(fingerprint: str) -> pathlib.Path:
+    """Where the statistics with this fingerprint are kept."""
+    return cache_dir() / "statistics" / f"{fingerprint}.json"
 
 
 def rate_line(*, episodes: int, transitions: int, seconds: float) -> str:
@@ -152,7 +157,7 @@ def _near(middle: np.ndarray, pieces: Iterable[np.ndarray], spec: VectorSpec) ->
 
 def _motions(
     reader: MotionReader, stride: int
-) -> Iterator[tuple[Float32[np.ndarray, "m A"], Float32[np.ndarray, "kept S"]]]:
+) -> Iterator[tuple[Float32[np.ndarray, "m A"], Float32[np.ndarray, "kept J"]]]:
     """Target actions and states of each episode, all finite."""
     declaration, progress = reader.declaration, _Progress(len(reader))
     for index in range(len(reader)):

@@ -122,7 +122,7 @@ class EpisodeReader:
 
     def motion(
         self, index: int, stride: int = 1
-    ) -> tuple[Float32[np.ndarray, "actions A"], Float32[np.ndarray, "kept S"]]:
+    ) -> tuple[Float32[np.ndarray, "actions A"], Float32[np.ndarray, "kept J"]]:
         """Target actions over `stride` steps and states of an episode's kept steps, no frame.
 
         Of a TFRecord only the pages that hold them are read, so its payload is not checked.
@@ -224,7 +224,7 @@ class EpisodeReader:
     def _numbers(
         self, example: Example, steps: int
     ) -> tuple[
-        Float32[np.ndarray, "steps S"],
+        Float32[np.ndarray, "steps J"],
         Float32[np.ndarray, "steps A"],
         Float32[np.ndarray, " steps"],
     ]:

@@ -31,7 +31,7 @@ class Episode:
     """
 
     header: EpisodeHeader
-    state: Float32[np.ndarray, "steps S"]
+    state: Float32[np.ndarray, "steps J"]
     command: Float32[np.ndarray, "steps A"]
     reward: Float32[np.ndarray, " steps"]
     language_embedding: Float32[np.ndarray, " D"] | None

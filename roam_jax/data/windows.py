@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import collections
 import functools
+import hashlib
 from typing import Any
 
 import cv2
 import numpy as np
 from absl import logging
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from roam_jax.contracts import Batch, VectorSpec
 from roam_jax.data.actions import EpisodeActions, episode_actions
@@ -131,6 +132,17 @@ class WindowSource:
         space = self._spaces.proprio if self._spaces else self.statistics.proprio.spec
         return [space.names.index(name) for name in self.statistics.proprio.spec.names]
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the records and of what the declaration takes their numbers for."""
+        text = f"{self.reader.fingerprint} {self.reader.declaration.digest()}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def counts(self) -> Int[np.ndarray, " episodes"]:
+        """Windows of each episode; 0 where it is left out."""
+        return self._counts
+
     def window_index(self, episode: int, start: int = 0) -> int:
         """Index of the window of an episode that starts at a kept step.
 
@@ -160,7 +172,7 @@ class WindowSource:
             "dataset": self.reader.dataset,
             "root": str(self.reader.root),
             "split": self.reader.split,
-            "fingerprint": self.reader.fingerprint,
+            "fingerprint": self.fingerprint,
             "declaration": self.reader.declaration.name,
             "cameras": list(self.reader.cameras),
             "stored_frames": {c: list(shape) for c, shape in self.reader.frame_shapes.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -16,38 +16,47 @@ from roam_jax.viz.frames import draw_frame_axis, draw_strip
 def draw_windows(
     path: pathlib.Path,
     *,
-    frames: UInt8[np.ndarray, "windows T H W 3"],
-    actions: Float[np.ndarray, "windows transitions dims"],
+    frames: Mapping[str, UInt8[np.ndarray, "windows T H W 3"]],
+    actions: Sequence[Float[np.ndarray, "transitions _"]],
     observed: int,
-    names: Sequence[str],
+    names: Sequence[Sequence[str]],
     titles: Sequence[str],
 ) -> None:
     """For each window its frames, and below them its actions between the frames they lead through.
 
     Args:
         path: the PNG.
-        frames: of the windows.
-        actions: T - 1 normalised actions, those of observed frames first.
+        frames: camera -> frames of the windows.
+        actions: of each window T - 1 normalised actions, those of observed frames first.
         observed: frames that the model may see; the actions between them are inputs, all others
             targets.
-        names: of the action dimensions.
+        names: of each window's action dimensions; robots may differ.
         titles: of the windows.
     """
-    count, total, height, width, _ = frames.shape
-    row_inches = height / width + 1.9
+    count, total, height, width, _ = next(iter(frames.values())).shape
+    row_inches = len(frames) * height / width + 1.9
     with picture(path, width=min(1.0 * total, 18) + 1.6, height=count * row_inches) as figure:
         for i, row in enumerate(np.atleast_1d(figure.subfigures(count, 1))):
             row.suptitle(titles[i], fontsize=9, x=0.01, ha="left")
-            _draw_window(row, frames[i], actions[i], observed=observed, names=names)
+            strips = {camera: videos[i] for camera, videos in frames.items()}
+            _draw_window(row, strips, actions[i], observed=observed, names=names[i])
 
 
-def _draw_window(row: SubFigure, frames, actions, *, observed: int, names: Sequence[str]) -> None:
-    total = len(frames)
-    strip, heat = row.subplots(2, 1, height_ratios=[1, 1.1])
-    draw_strip(strip, frames, bottom=0)
+def _draw_window(
+    row: SubFigure,
+    strips: Mapping[str, np.ndarray],
+    actions: np.ndarray,
+    *,
+    observed: int,
+    names: Sequence[str],
+) -> None:
+    total = len(actions) + 1
+    strip, heat = row.subplots(2, 1, height_ratios=[len(strips), 1.1])
+    for level, frames in enumerate(reversed(strips.values())):
+        draw_strip(strip, frames, bottom=level)
     strip.set_aspect("auto")
-    draw_frame_axis(strip, np.arange(total), observed=observed, levels=1)
-    strip.set_yticks([])
+    draw_frame_axis(strip, np.arange(total), observed=observed, levels=len(strips))
+    strip.set_yticks(np.arange(len(strips)) + 0.5, list(reversed(strips)))
     # Column i lies between frame i and frame i + 1.
     edges = np.arange(total)
     image = heat.pcolormesh(
@@ -69,6 +78,6 @@ def _draw_window(row: SubFigure, frames, actions, *, observed: int, names: Seque
     heat.spines[:].set_visible(False)
     heat.set_xlabel(
         f"actions left of the green line are inputs ({observed - 1}), the others targets "
-        f"({total - observed}); pose in [-1, 1], gripper 1 = open"
+        f"({total - observed}); in [-1, 1] by q01 and q99, grippers 1 = open"
     )
     row.colorbar(image, ax=[strip, heat], shrink=0.6, pad=0.01)

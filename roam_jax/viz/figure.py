@@ -18,6 +18,8 @@ INK, FAINT = "#22252b", "#9aa0a6"
 OBSERVED, PREDICTED = "#1b7f5f", "#d1495b"
 # Series that are told apart by the colour-blind too (Okabe & Ito 2008).
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
+# Bold letters are wider than others, by at most this factor.
+BOLD = 1.15
 # Inches: what stands beside the text of a legend's entry, and one of its lines.
 LEGEND_HANDLE, LEGEND_LINE = 0.6, 0.18
 STYLE = {
@@ -62,6 +64,18 @@ def text_size(text: str, *, points: float = STYLE["font.size"]) -> tuple[float, 
         renderer = FigureCanvasAgg(figure).get_renderer()
         box = figure.text(0, 0, text, fontsize=points).get_window_extent(renderer)
     return box.width / DPI, box.height / DPI
+
+
+def fit_text(text: str, width: float, *, points: float = STYLE["font.size"]) -> str:
+    """A text from data as one line of bold letters that fits into a width in inches, cut if not.
+
+    A dollar sign does not start a formula.
+    """
+    text = " ".join(text.split())
+    share = width / (BOLD * max(text_size(text.replace("$", "S"), points=points)[0], 1e-6))
+    if share < 1:
+        text = f"{text[: max(0, int(share * len(text)) - 4)]}..."
+    return text.replace("$", r"\$")
 
 
 def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:

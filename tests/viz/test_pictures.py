@@ -81,12 +81,21 @@ def test_frame_strips_show_the_frames_and_which_were_observed(tmp_path, drawn, t
 
 def test_first_batch_aligns_actions_with_frames(tmp_path, drawn):
     rng = np.random.default_rng(2)
-    frames = rng.integers(0, 256, (1, 9, 4, 4, 3), dtype=np.uint8)
+    frames = rng.integers(0, 256, (2, 1, 9, 4, 4, 3), dtype=np.uint8)
     actions = rng.uniform(-1, 1, (1, 8, 3))
     draw_windows(
-        tmp_path / "b.png", frames=frames, actions=actions, observed=5, names=NAMES, titles=["a"]
+        tmp_path / "b.png",
+        frames={"front": frames[0], "wrist": frames[1]},
+        actions=list(actions),
+        observed=5,
+        names=[NAMES],
+        titles=["a"],
     )
     strip, heat = drawn[:2]
+    # The first camera is on top.
+    assert [tick.get_text() for tick in strip.get_yticklabels()] == ["wrist", "front"]
+    tops = {image.get_extent()[3] // 1 for image in strip.images[:9]}
+    assert tops == {0} and (strip.images[0].get_array() == frames[1, 0, 0]).all()
     assert strip.get_xlim() == heat.get_xlim()
     (mesh,) = heat.collections
     np.testing.assert_allclose(mesh.get_array(), actions[0].T)
