@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from roam_jax.data.actions import episode_actions
 from roam_jax.data.allocator import keep_freed_memory
@@ -38,7 +38,7 @@ class EpisodeReader:
 
     Args:
         root: version folder of a tfds dataset, such as bridge_dataset/1.0.0.
-        split: name of a split.
+        split: name of a split, or a part of one, such as "train[:95%]".
         cameras: which of the declared ones are read.
         declaration: what the numbers mean; None = one of the package's, by the features.
 
@@ -153,21 +153,24 @@ class EpisodeReader:
             )
 
     def _index(self, info: tfds.core.DatasetInfo) -> EpisodeIndex:
-        if self.split not in info.splits:
+        whole = self.split.partition("[")[0]
+        if whole not in info.splits:
             raise ValueError(
-                f"{self.root} has no split {self.split!r}; {did_you_mean(self.split, info.splits)}"
+                f"{self.root} has no split {whole!r}; {did_you_mean(whole, info.splits)}"
             )
-        shards = info.splits[self.split]
+        shards = info.splits[whole]
         paths = [pathlib.Path(path).absolute() for path in shards.filepaths]
-        meaning = self.declaration
-        named = meaning.state[0].feature, meaning.instruction, meaning.episode_name
+        meaning, state = self.declaration, self.declaration.state[0].feature
+        read = state, self._width(state), meaning.instruction, meaning.episode_name
         index = cached_index(
             paths,
             lambda: build_index(
                 paths, list(shards.shard_lengths), scan=self._storage.scan, header=self._header
             ),
-            key=[self.dataset, self.split, list(shards.shard_lengths), named],
+            key=[self.dataset, whole, list(shards.shard_lengths), read],
         )
+        if whole != self.split:
+            index = index.select(_part(info, self.split))
         if not len(index):
             raise ValueError(
                 f"{self.root}: split {self.split!r} is empty; expected at least one episode"
@@ -205,12 +208,13 @@ class EpisodeReader:
         declared = self.declaration.cameras
         images = {camera: example.byte_views(declared[camera]) for camera in self.cameras}
         lengths = {camera: len(views) for camera, views in images.items()}
+        if feature := self.declaration.embedding:
+            embeddings = example.floats(feature)
+            lengths[feature] = len(embeddings) / self._width(feature)
         if set(lengths.values()) != {header.steps}:
             raise ValueError(f"steps differ between features: {lengths}, expected {header.steps}")
         state, command, reward = self._numbers(example, header.steps)
-        embedding = None
-        if feature := self.declaration.embedding:
-            embedding = example.floats(feature)[: self._features[feature].shape[0]]
+        embedding = embeddings[: self._width(feature)] if feature else None
         return Episode(
             header=header,
             state=state,
@@ -234,7 +238,7 @@ class EpisodeReader:
         lengths = {name: len(values) / self._width(name) for name, values in found.items()}
         if set(lengths.values()) != {steps}:
             raise ValueError(f"steps differ between features: {lengths}, expected {steps}")
-        found = {name: values.reshape(steps, -1) for name, values in found.items()}
+        found = {name: values.reshape(steps, self._width(name)) for name, values in found.items()}
         state = [part.take(found[part.feature]) for part in meaning.state]
         command = [
             part.take(found[part.feature])
@@ -251,3 +255,22 @@ class EpisodeReader:
         """Numbers that a feature has in each step."""
         shape = self._features[feature].shape
         return shape[0] if shape else 1
+
+
+def _part(info: tfds.core.DatasetInfo, split: str) -> Int[np.ndarray, " episodes"]:
+    """Which episodes of its whole split a part such as "train[:95%]" holds, by tfds's rules.
+
+    Raises:
+        ValueError: not written as tfds reads it.
+    """
+    whole = info.splits[split.partition("[")[0]]
+    try:
+        instructions = info.splits[split].file_instructions
+    except ValueError as error:
+        raise ValueError(
+            f"split {split!r}: expected a part such as {whole.name}[:95%] or {whole.name}[100:]"
+        ) from error
+    ends = np.cumsum(whole.shard_lengths)
+    firsts = dict(zip(map(str, whole.filepaths), ends - whole.shard_lengths, strict=True))
+    rows = [firsts[str(f.filename)] + f.skip + np.arange(f.take) for f in instructions]
+    return np.concatenate(rows) if rows else np.zeros(0, np.int64)

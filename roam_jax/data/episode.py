@@ -44,9 +44,16 @@ class Episode:
         """Decodes some steps of a camera as RGB.
 
         Raises:
-            ValueError: a frame does not decode, or not to the shape in `features.json`.
+            ValueError: a frame does not decode, or not to the shape in `features.json` or that of
+                the others.
         """
-        return np.stack([self._frame(step, camera) for step in steps])
+        frames = [self._frame(step, camera) for step in steps]
+        if len({frame.shape for frame in frames}) > 1:
+            raise ValueError(
+                f"episode {self.header.name}, {camera}: frames of several shapes "
+                f"{sorted({frame.shape for frame in frames})}, expected one"
+            )
+        return np.stack(frames)
 
     def _frame(self, step: SupportsIndex, camera: str) -> np.ndarray:
         encoded = np.frombuffer(self.images[camera][step], np.uint8)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
+from jaxtyping import Int
 
 from roam_jax.contracts import cache_dir
 from roam_jax.data.example import Message
@@ -99,6 +100,12 @@ class EpisodeIndex(Sequence[EpisodeHeader]):
     def steps(self) -> np.ndarray:
         """Stored steps of each episode."""
         return self.columns["steps"]
+
+    def select(self, rows: Int[np.ndarray, " episodes"]) -> EpisodeIndex:
+        """Some of the episodes, in the order of `rows`."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        names = tuple(self.names[row] for row in rows)
+        return dataclasses.replace(self, columns=columns, names=names)
 
     def digest(self) -> str:
         """Hash of the length and checksum of every record, the same in either shard format."""

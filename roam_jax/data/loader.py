@@ -11,6 +11,7 @@ bit under any number of either.
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from absl import flags, logging
 
 from roam_jax.contracts import Batch
 from roam_jax.data.latents import LatentSource
+from roam_jax.data.mixing import Proportions
 from roam_jax.data.windows import WindowSource
 
 Source = WindowSource | LatentSource
@@ -127,7 +129,10 @@ class Loader(Iterator[Batch]):
         options = grain.MultiprocessingOptions(
             num_workers=self._workers, per_worker_buffer_size=WORKER_BATCHES_AHEAD
         )
-        return iter(ours.to_iter_dataset(alone).mp_prefetch(options))
+        batches = ours.to_iter_dataset(alone).mp_prefetch(
+            options, worker_init_fn=_ignore_interrupts
+        )
+        return iter(batches)
 
 
 def make_loader(
@@ -159,7 +164,9 @@ def make_loader(
         _member_order(number, source, seed, shuffle) for number, (source, _) in enumerate(members)
     ]
     weights = [weight for _, weight in members]
-    indices = order[0] if len(order) == 1 else grain.MapDataset.mix(order, weights=weights)
+    indices = order[0]
+    if len(order) > 1:
+        indices = grain.MapDataset.select_from_datasets(order, Proportions(weights))
     windows = indices.seed(seed).random_map(_Draw([source for source, _ in members]))
     identity = {
         "seed": seed,
@@ -201,6 +208,12 @@ def _member_order(number: int, source: Source, seed: int, shuffle: bool) -> grai
 
 def _fold(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _ignore_interrupts(index: int, count: int) -> None:
+    """In a worker: Ctrl-C reaches every process of a terminal, but its parent ends it."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclasses.dataclass(frozen=True)

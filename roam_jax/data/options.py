@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from typing import NamedTuple
 
@@ -22,7 +23,8 @@ class WindowOptions:
         image_size: height and width of the frames that come out; another aspect is squeezed.
         rate: frames a second; 0 = every stored step.
         goal: none; last, the end of the episode; uniform, any step after the observed frames.
-        text: "language_embedding" for the dataset's own (1, D), or a file of `TextEmbeddings`.
+        text: "language_embedding" for the dataset's own (1, D), a file of `TextEmbeddings`, or ""
+            for none (0, 0).
         skip_empty_instructions: whether episodes without an instruction are left out.
 
     Raises:
@@ -51,7 +53,7 @@ class WindowOptions:
         """
         if not self.rate:
             return 1
-        stride = max(1, round(stored / self.rate)) if self.rate > 0 else 0
+        stride = max(1, round(stored / self.rate)) if 0 < self.rate < math.inf else 0
         if not stride or abs(stored / stride - self.rate) > 1e-3 * self.rate:
             near = ", ".join(f"{stored / n:g}" for n in range(1, 5))
             raise ValueError(

@@ -24,7 +24,7 @@ from roam_jax.data.dataset import EpisodeReader
 from roam_jax.data.episode import Episode
 from roam_jax.data.options import LANGUAGE_EMBEDDING, Spaces, WindowOptions
 from roam_jax.data.proprio import latent_rewards, latent_states
-from roam_jax.data.statistics import RobotStatistics
+from roam_jax.data.statistics import RobotStatistics, require_finite
 from roam_jax.data.text import TextEmbeddings
 
 # Parsed episodes (still encoded) that are kept, for windows of one episode read in a row.
@@ -134,8 +134,15 @@ class WindowSource:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the records and of what the declaration takes their numbers for."""
-        text = f"{self.reader.fingerprint} {self.reader.declaration.digest()}"
+        """Hash of the records, of what is read of them and what it is taken for."""
+        declaration = self.reader.declaration
+        features = (
+            *(declaration.cameras[camera] for camera in self.reader.cameras),
+            declaration.reward,
+            declaration.instruction,
+            declaration.embedding,
+        )
+        text = f"{self.reader.fingerprint} {declaration.digest()} {features}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -226,8 +233,10 @@ class WindowSource:
             )
 
     def _open_text(self) -> TextEmbeddings | None:
-        """The file of embeddings; None for the dataset's own."""
+        """The file of embeddings; None for the dataset's own, or where no text is read."""
         text = self.options.text
+        if not text:
+            return None
         if text == LANGUAGE_EMBEDDING:
             if not self.reader.has_embedding:
                 raise ValueError(
@@ -245,10 +254,11 @@ class WindowSource:
         self._episode = functools.lru_cache(maxsize=EPISODES_KEPT)(self._load)
 
     def _load(self, number: int) -> tuple[Episode, EpisodeActions]:
-        episode = self.reader[number]
-        actions = episode_actions(
-            self.reader.declaration, episode.state, episode.command, stride=self.stride
-        )
+        episode, declaration = self.reader[number], self.reader.declaration
+        where = f"{self.reader.root}: episode {episode.header.name}"
+        require_finite(episode.state, declaration.state_spec, where=f"{where}, states")
+        require_finite(episode.command, declaration.action_spec, where=f"{where}, actions")
+        actions = episode_actions(declaration, episode.state, episode.command, stride=self.stride)
         return episode, actions
 
     def _cameras(self, episode: Episode, steps: np.ndarray) -> dict[str, np.ndarray]:
@@ -277,6 +287,8 @@ class WindowSource:
         return int(rng.integers(frames[self.options.time.observed_frames - 1] + 1, last + 1))
 
     def _embed(self, episode: Episode) -> Float32[np.ndarray, "S D"]:
+        if not self.options.text:
+            return np.zeros((0, 0), np.float32)
         if self._text is None:
             return episode.language_embedding[None]
         return self._text[episode.header.instruction]

@@ -135,9 +135,13 @@ def run(
                     logging.info("%s: stopped after step %d", interrupts.signal.name, step)
                     raise SystemExit(interrupts.exit_code)
                 if step < steps:
-                    # The host stays one step ahead, and no further; what it then waits for is data.
+                    # One step at a time: what the host waits for after it is data.
                     jax.block_until_ready(metrics)
-                    batch = _draw(ready, step)
+                    batch = _draw(ready, step, interrupts)
+                    if batch is None:
+                        if step > start:
+                            pause.save(step, state)
+                        raise SystemExit(interrupts.exit_code)
                     train_step = train_steps[curriculum.rounds_at(step)]
                     state, metrics = train_step(state, frozen, batch)
                     progress.advance()
@@ -183,9 +187,14 @@ class _Pause:
         if log:
             self._log.write(step, {"rounds": self._curriculum.rounds_at(step - 1), **values})
         if save:
+            self.save(step, state)
+        self._progress.restart_lap()
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves the state of a step, unless that was done."""
+        if step not in self._checkpoints.steps:
             data = self._batches.get_state()
             self._checkpoints.save(step, state, data=data, config=plain(self._config))
-        self._progress.restart_lap()
 
     def _due(self, step: int, every: int) -> bool:
         return every > 0 and (step % every == 0 or step == self._config.train.steps)
@@ -207,8 +216,16 @@ def _check_train(train: ConfigDict) -> None:
             raise ValueError(f"train.{leaf} = {train[leaf]}: expected {bound} or more")
 
 
-def _draw(batches: DevicePrefetch, step: int) -> Mapping[str, jax.Array]:
-    batch = next(batches, None)
+def _draw(
+    batches: DevicePrefetch, step: int, interrupts: Interrupts
+) -> Mapping[str, jax.Array] | None:
+    """The next batch; None where the signal that ends the run has ended its readers as well."""
+    try:
+        batch = next(batches, None)
+    except Exception:
+        if interrupts.signal is None:
+            raise
+        return None
     if batch is None:
         raise ValueError(f"the batches ended after {step} steps; expected an endless iterator")
     return batch

@@ -1,8 +1,10 @@
 """Episodes against tfds's own decoding of the same records, and ways to get a dataset wrong."""
 
+import dataclasses
 import io
 import json
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -238,6 +240,45 @@ def test_steps_without_a_reward_are_refused(toy):
     rlds.write_dataset(toy, {"val": [episode]})
     with pytest.raises(ValueError, match=r"record at byte 0: .*'steps/reward': 9.0}, expected 10"):
         EpisodeReader(toy, "val")[0]
+
+
+def test_a_short_embedding_is_refused(toy):
+    episode = rlds.StoredEpisode.random(9, 10)
+    episode.embedding = episode.embedding[:5]
+    rlds.write_dataset(toy, {"val": [episode]})
+    with pytest.raises(ValueError, match=r"record at byte 0: .*language_embedding': 6.25}.* 10"):
+        EpisodeReader(toy, "val")[0]
+
+
+def test_an_episode_without_steps_is_only_short(toy):
+    empty = {
+        "steps/observation/image_0": [],
+        "steps/observation/state": np.zeros(0, np.float32),
+        "steps/action": np.zeros(0, np.float32),
+        "steps/reward": np.zeros(0, np.float32),
+        "steps/language_instruction": [],
+        "steps/language_embedding": np.zeros(0, np.float32),
+        "episode_metadata/file_path": [b"empty"],
+        "episode_metadata/episode_id": [7],
+    }
+    episode = rlds.StoredEpisode.random(9, 1)
+    episode.example = lambda: rlds.example(empty)
+    rlds.write_dataset(toy, {"val": [episode, rlds.StoredEpisode.random(8, 4)]})
+    reader = EpisodeReader(toy, "val")
+    assert reader.headers.steps.tolist() == [0, 4]
+    actions, states = reader.motion(0)
+    assert (actions.shape, states.shape) == ((0, 7), (0, 7))
+
+
+def test_frames_of_several_shapes_are_refused(toy):
+    episode = rlds.StoredEpisode.random(9, 4)
+    found = EpisodeReader(toy, "val")[0]
+    png = cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes()
+    images = {"image_0": [found.images["image_0"][0], memoryview(png)]}
+    mixed = dataclasses.replace(found, images=images, frame_shapes={"image_0": (None, None, 3)})
+    with pytest.raises(ValueError, match=r"frames of several shapes \[\(4, 6, 3\), \(8, 8, 3\)\]"):
+        mixed.frames(range(2), camera="image_0")
+    assert mixed.frames([0], camera="image_0").shape == (1, *episode.frames.shape[1:])
 
 
 def test_missing_shard(toy):

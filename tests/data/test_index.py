@@ -1,14 +1,17 @@
 """The index of a split: kept for the files that it was made from, and for no others."""
 
+import dataclasses
 import os
 import pickle
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from absl import logging
 
 from roam_jax.data.dataset import EpisodeReader
 from roam_jax.data.folder import FILE_FORMATS
+from roam_jax.data.known import BRIDGE
 from tests.data import rlds
 
 FORMATS = ("tfrecord", "array_record")
@@ -174,3 +177,23 @@ def test_another_declared_number_is_another_index(toy):
     (toy / "dataset_info.json").write_text(info.replace('["3", "2"]', '["3", "3"]'))
     with pytest.raises(ValueError, match="2 records in .*expected 3 by dataset_info.json"):
         EpisodeReader(toy, "train")
+
+
+def test_a_corrected_width_makes_a_new_index(tmp_path):
+    """features.json is no shard, but says how long episodes are."""
+    episode = rlds.StoredEpisode.random(0, 12)
+    root = rlds.write_dataset(tmp_path / "toy", {"train": [episode]})
+    wrong = tfds.features.Tensor(shape=(14,), dtype=np.float32)
+    plain = {"image_0": tfds.features.Image(shape=(8, 8, 3), encoding_format="png")}
+    features = rlds.bridge_features(8, observation={**plain, "state": wrong})
+    features.save_config(root)
+    declaration = dataclasses.replace(
+        BRIDGE,
+        cameras={"image_0": "steps/observation/image_0"},
+        state=tuple(dataclasses.replace(part, width=None) for part in BRIDGE.state),
+    )
+    assert EpisodeReader(root, "train", declaration=declaration).headers.steps.tolist() == [6]
+    rlds.bridge_features(8).save_config(root)
+    reader = EpisodeReader(root, "train", declaration=declaration)
+    assert reader.headers.steps.tolist() == [12]
+    np.testing.assert_array_equal(reader[0].state, episode.state)

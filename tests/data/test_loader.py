@@ -1,15 +1,19 @@
 """Batches: their order, their resume, workers, processes and mixtures."""
 
+import dataclasses
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 from absl import logging
+from safetensors.numpy import save_file
 
 from roam_jax.contracts import TimeSpec
 from roam_jax.data.cached_statistics import compute_statistics
@@ -165,6 +169,21 @@ def test_workers_change_nothing_and_may_change(tmp_path, monkeypatch):
             np.testing.assert_array_equal(other[name], array)
 
 
+def test_ctrl_c_does_not_reach_the_workers(tmp_path):
+    """A terminal sends SIGINT to every process: the run ends itself, with its batches whole."""
+    source = open_windows(tmp_path / "toy")
+    loader = make_loader(source, batch_size=4, seed=3, workers=1)
+    expected = take(make_loader(source, batch_size=4, seed=3), 8)
+    found = take(loader, 1)
+    children = psutil.Process().children(recursive=True)
+    assert children
+    for child in children:
+        child.send_signal(signal.SIGINT)
+    found += take(loader, 7)
+    loader.close()
+    assert found == expected
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_every_batch(mixture, count):
     whole = take(make_loader(mixture, batch_size=8, seed=1), 6)
@@ -234,6 +253,32 @@ def test_a_state_of_other_data_is_refused(train, tmp_path):
         make_loader(train, batch_size=4, seed=3).set_state(
             {k: v for k, v in state.items() if k != "position"}
         )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cameras": {"image_0": "steps/observation/image_1"}},
+        {"reward": None},
+        {"embedding": None},
+        {"instruction": "episode_metadata/file_path"},
+    ],
+)
+def test_a_declaration_that_reads_something_else_is_other_data(train, change):
+    """The same records and the same numbers, but other frames, rewards or texts of them."""
+    declaration = dataclasses.replace(train.reader.declaration, **change)
+    reader = EpisodeReader(train.reader.root, "train", declaration=declaration)
+    options = train.options
+    if "embedding" in change:
+        texts = np.zeros((3, 1, 8), np.float16)
+        path = train.reader.root / "text.safetensors"
+        prompts = json.dumps([f"do thing {i}" for i in range(3)])
+        save_file({"embeddings": texts}, path, metadata={"prompts": prompts})
+        options = dataclasses.replace(options, text=path)
+    other = WindowSource(reader, options, statistics=train.statistics)
+    state = make_loader(train, batch_size=4, seed=3).get_state()
+    with pytest.raises(ValueError, match="fingerprint: saved"):
+        make_loader(other, batch_size=4, seed=3).set_state(state)
 
 
 def test_another_mixture_is_refused(mixture):

@@ -85,6 +85,22 @@ def test_sigterm_saves_and_exits(undisturbed, tmp_path):
     assert_same(undisturbed, tmp_path, run(tmp_path))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_ends_the_readers_too_still_saves(undisturbed, tmp_path, number):
+    """A terminal or a scheduler signals every process: the next batch may never come."""
+
+    def end():
+        os.kill(os.getpid(), number)
+        raise RuntimeError("a reader was ended")
+
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, toy.ToyBatches({6: end}))
+    assert stopped.value.code == 128 + number
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps[-1] == losses(tmp_path)[-1]["step"]
+    assert_same(undisturbed, tmp_path, run(tmp_path))
+
+
 def test_interrupted_before_and_after_the_first_checkpoint(undisturbed, tmp_path):
     for batch, last in ((2, 2), (9, 9)):
         with pytest.raises(ZeroDivisionError):
