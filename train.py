@@ -31,15 +31,18 @@ def main(argv: Sequence[str]) -> None:
     from roam_jax.cli.dry_run import dry_run
     from roam_jax.evaluate.run import make_evaluate_hook
     from roam_jax.tasks.build import build
+    from roam_jax.tasks.datasets import saved_statistics
     from roam_jax.train import loop
     from roam_jax.train.workdir import Workdir
 
-    experiment = build(config)
+    workdir = Workdir(options.workdir)
+    before = workdir.read()[1] if workdir.config_file.exists() else {}
+    experiment = build(config, saved_statistics(before))
     if options.dry_run:
         dry_run(experiment, options.workdir)
         return
     provenance = experiment.provenance()
-    Workdir(options.workdir).require(config, provenance)  # before windows are encoded
+    workdir.require(config, provenance)  # before windows are encoded
     with contextlib.closing(experiment.batches()) as batches:
         loop.run(
             experiment.task,

@@ -43,6 +43,9 @@ def _data() -> ml_collections.ConfigDict:
     # Members whose actions or states differ: same (refused), or pad (dimensions are put together by
     # name; those that a robot lacks are 0 and carry no loss).
     data.mixture_actions = "same"
+    # Splits to train and to validate on, such as ("train[:95%]", "train[95%:]"); () = what the
+    # declaration says.
+    data.splits = ()
     # Cameras that are decoded. The first is the video of the backbone, the others are regions
     # beside it.
     data.cameras = ("image_0",)

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -23,13 +23,12 @@ ACTION_UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
 # Robot state, one row a camera step, in stored order.
 PROPRIO_DIM = 7
 REWARD_DIM = 1
-# Places in actions and states alike.
-ANGLES = slice(3, 6)
+# Its place in actions and states alike.
 GRIPPER = 6
 # Environment frames that share one latent frame, after the first (the VAE's temporal factor).
 FRAMES_PER_LATENT = 4
 
-DimensionKind = Literal["linear", "angle", "gripper"]
+DIMENSION_KINDS = ("linear", "angle", "change", "gripper")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +38,16 @@ class VectorSpec:
     Args:
         names: such as "x"; no two alike.
         units: such as "m".
-        kinds: linear; angle, in rad, the same after a whole turn; or gripper, 1 open to 0 closed,
-            which is never scaled.
+        kinds: linear; angle, in rad, the same after a whole turn; change, of either of them from
+            one frame to the next; or gripper, 1 open to 0 closed, which is never scaled.
 
     Raises:
-        ValueError: no dimension, a name twice, or lists of different lengths.
+        ValueError: no dimension, a name twice, an unknown kind, or lists of different lengths.
     """
 
     names: tuple[str, ...]
     units: tuple[str, ...]
-    kinds: tuple[DimensionKind, ...]
+    kinds: tuple[str, ...]
 
     def __post_init__(self):
         lengths = {len(self.names), len(self.units), len(self.kinds)}
@@ -58,18 +57,31 @@ class VectorSpec:
                 "at least one, each name once, and a unit and a kind for each"
             )
 
+        unknown = set(self.kinds) - set(DIMENSION_KINDS)
+        if unknown:
+            raise ValueError(
+                f"dimensions {self.names}: kinds {sorted(unknown)}, expected one of "
+                f"{', '.join(DIMENSION_KINDS)}"
+            )
+
     def __len__(self) -> int:
         return len(self.names)
 
-    def of_kind(self, *kinds: DimensionKind) -> list[int]:
+    def of_kind(self, *kinds: str) -> list[int]:
         """Places of the dimensions of these kinds, in order."""
         return [i for i, kind in enumerate(self.kinds) if kind in kinds]
 
+    @property
+    def scaled(self) -> list[int]:
+        """Places of all but the grippers, in order."""
+        return [i for i, kind in enumerate(self.kinds) if kind != "gripper"]
 
-# A pose in space and a gripper, as BridgeData V2 and the simulated tabletop have them.
+
+# States and actions of BridgeData V2 and of the simulated tabletop.
 POSE_AND_GRIPPER = VectorSpec(
     ACTION_NAMES, ACTION_UNITS, ("linear",) * 3 + ("angle",) * 3 + ("gripper",)
 )
+POSE_CHANGE_AND_GRIPPER = VectorSpec(ACTION_NAMES, ACTION_UNITS, ("change",) * 6 + ("gripper",))
 
 
 @dataclasses.dataclass(frozen=True)

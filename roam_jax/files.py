@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import uuid
+from collections.abc import Iterator
+
+
+def write_once(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file as a whole unless it is there already: of several processes the first wins."""
+    with _written(path, content) as partial, contextlib.suppress(FileExistsError):
+        os.link(partial, path)
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
@@ -12,13 +20,19 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
     Several processes may write at once; the last one wins.
     """
+    with _written(path, content) as partial:
+        os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def _written(path: pathlib.Path, content: str | bytes) -> Iterator[pathlib.Path]:
+    """A hidden file beside `path` with the content, on disk; removed unless it was moved."""
     partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         with partial.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
+        yield partial
+    finally:
         partial.unlink(missing_ok=True)
-        raise

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from roam_jax.files import write_atomically
+from roam_jax.files import write_atomically, write_once
 
 
 def test_a_failed_write_leaves_the_old_text_and_nothing_else(tmp_path):
@@ -18,3 +18,10 @@ def test_a_failed_write_leaves_the_old_text_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_first_of_several_writers_wins(tmp_path):
+    path = tmp_path / "a.json"
+    write_once(path, "first")
+    write_once(path, "second")
+    assert path.read_text() == "first" and os.listdir(tmp_path) == ["a.json"]

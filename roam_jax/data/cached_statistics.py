@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import pathlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,12 +21,12 @@ from roam_jax.contracts import VectorSpec, cache_dir
 from roam_jax.data.accumulate import Accumulator
 from roam_jax.data.declaration import DatasetDeclaration
 from roam_jax.data.proprio import CircularMean, nearest_turn
-from roam_jax.data.published import compare_with_published
-from roam_jax.data.statistics import RobotStatistics, StateStatistics
-from roam_jax.files import write_atomically
+from roam_jax.data.published import compare_with_published, published_for
+from roam_jax.data.statistics import RobotStatistics, StateStatistics, require_finite
+from roam_jax.files import write_once
 
 # Part of the fingerprint: a change in what is counted must not meet older figures.
-RULES = "target actions; states near their circular mean; exact or KLL; 3"
+RULES = "target actions; states near their circular mean; exact or KLL; 4"
 PROGRESS_EVERY_S = 30
 # BridgeData V2 as its authors publish it, after preprocessing as here.
 BRIDGE_EPISODES, BRIDGE_TRANSITIONS = 60_064, 2_135_463
@@ -52,12 +52,15 @@ class MotionReader(Protocol):
         """Target actions (m, A) over `stride` steps and states (kept, J) of an episode."""
 
 
-def compute_statistics(reader: MotionReader, *, stride: int = 1) -> RobotStatistics:
+def compute_statistics(
+    reader: MotionReader, *, stride: int = 1, episodes: Sequence[int] | None = None
+) -> RobotStatistics:
     """Statistics over every kept step of the train split, in bounded memory.
 
     Args:
         reader: episodes of the train split.
         stride: stored steps that one action spans, counted from every kept step.
+        episodes: which are counted; None = all of them.
 
     Raises:
         ValueError: another split than train, no transition in it, a number that is not finite, or
@@ -70,30 +73,32 @@ def compute_statistics(reader: MotionReader, *, stride: int = 1) -> RobotStatist
             "nothing of the other splits may enter the normalisation"
         )
     began = time.monotonic()
-    actions, states = Accumulator(declaration.action_spec), Accumulator(declaration.state_spec)
-    angles = declaration.state_spec.of_kind("angle")
-    centre = CircularMean(len(angles))
-    for targets, rows in _motions(reader, stride):
-        actions.update(targets)
-        states.update(rows)
-        centre.update(rows[:, angles])
-    if not actions.count:
-        raise ValueError(f"{reader.root}: no transition in the {len(reader)} train episodes")
-    if angles:
-        pieces = states.held
-        if pieces is None:
-            pieces = (rows for _, rows in _motions(reader, stride))
-        states = _near(centre.finish(), pieces, declaration.state_spec)
+    chosen = range(len(reader)) if episodes is None else episodes
+    specs = declaration.action_spec, declaration.state_spec
+    counts, centres = [Accumulator(spec) for spec in specs], [CircularMean(spec) for spec in specs]
+    for motion in _motions(reader, chosen, stride):
+        for rows, count, centre in zip(motion, counts, centres, strict=True):
+            count.update(rows)
+            centre.update(rows)
+    if not counts[0].count:
+        raise ValueError(f"{reader.root}: no transition in the {len(chosen)} train episodes")
+    for number, (spec, centre) in enumerate(zip(specs, centres, strict=True)):
+        if spec.of_kind("angle"):
+            pieces = counts[number].held
+            if pieces is None:
+                pieces = (motion[number] for motion in _motions(reader, chosen, stride))
+            counts[number] = _near(centre, pieces, spec)
+    actions, states = counts
     statistics = RobotStatistics(
         actions=actions.finish(),
         proprio=states.finish(StateStatistics),
-        episodes=len(reader),
-        fingerprint=_fingerprint(reader, stride),
+        episodes=len(chosen),
+        fingerprint=statistics_fingerprint(reader, stride=stride),
         root=str(reader.root),
         rate=declaration.rate / stride,
     )
     seconds = time.monotonic() - began
-    logging.info("%s", rate_line(episodes=len(reader), transitions=actions.count, seconds=seconds))
+    logging.info("%s", rate_line(episodes=len(chosen), transitions=actions.count, seconds=seconds))
     return statistics
 
 
@@ -106,21 +111,19 @@ def cached_statistics(reader: MotionReader, *, stride: int = 1) -> RobotStatisti
     Raises:
         ValueError: as `compute_statistics`, or the cached file is not what was written there.
     """
-    path = cache_path(_fingerprint(reader, stride))
+    path = cache_path(statistics_fingerprint(reader, stride=stride))
     if not path.exists():
         statistics = compute_statistics(reader, stride=stride)
         path.parent.mkdir(parents=True, exist_ok=True)
         # A process that was faster is followed, because no two sketches are quite the same.
-        if not path.exists():
-            write_atomically(path, statistics.to_json())
+        write_once(path, statistics.to_json())
     try:
         statistics = RobotStatistics.from_json(path.read_text())
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}; delete it to have it made again") from error
     statistics = dataclasses.replace(statistics, root=str(reader.root))
     _warn_of_constants(statistics)
-    if stride == 1:
-        _warn_of_published(reader, statistics)
+    _warn_of_published(reader, statistics, stride=stride)
     return statistics
 
 
@@ -145,9 +148,9 @@ def rate_line(*, episodes: int, transitions: int, seconds: float) -> str:
     )
 
 
-def _near(middle: np.ndarray, pieces: Iterable[np.ndarray], spec: VectorSpec) -> Accumulator:
-    """Counts rows with each angle at the turn nearest to its middle."""
-    found, angles = Accumulator(spec), spec.of_kind("angle")
+def _near(centre: CircularMean, pieces: Iterable[np.ndarray], spec: VectorSpec) -> Accumulator:
+    """Counts rows with each angle at the turn nearest to its circular mean."""
+    found, angles, middle = Accumulator(spec), spec.of_kind("angle"), centre.finish()
     for rows in pieces:
         turned = rows.copy()
         turned[:, angles] = nearest_turn(rows[:, angles], middle)
@@ -156,29 +159,17 @@ def _near(middle: np.ndarray, pieces: Iterable[np.ndarray], spec: VectorSpec) ->
 
 
 def _motions(
-    reader: MotionReader, stride: int
+    reader: MotionReader, episodes: Sequence[int], stride: int
 ) -> Iterator[tuple[Float32[np.ndarray, "m A"], Float32[np.ndarray, "kept J"]]]:
     """Target actions and states of each episode, all finite."""
-    declaration, progress = reader.declaration, _Progress(len(reader))
-    for index in range(len(reader)):
+    declaration, progress = reader.declaration, _Progress(len(episodes))
+    for index in episodes:
         actions, states = reader.motion(index, stride)
-        for what, rows, spec in (
-            ("states", states, declaration.state_spec),
-            ("actions", actions, declaration.action_spec),
-        ):
-            if not np.isfinite(rows).all():
-                raise ValueError(
-                    f"{reader.dataset} in {reader.root}: episode {reader.headers[index].name}: "
-                    f"NaN or infinite {what} in {', '.join(_not_finite(rows, spec))}; expected "
-                    "finite numbers"
-                )
+        where = f"{reader.dataset} in {reader.root}: episode {reader.headers[index].name}"
+        require_finite(states, declaration.state_spec, where=f"{where}, states")
+        require_finite(actions, declaration.action_spec, where=f"{where}, actions")
         yield actions, states
         progress.step()
-
-
-def _not_finite(rows: np.ndarray, spec: VectorSpec) -> list[str]:
-    finite = np.isfinite(rows).all(axis=0)
-    return [name for name, good in zip(spec.names, finite, strict=True) if not good]
 
 
 def _warn_of_constants(statistics: RobotStatistics) -> None:
@@ -194,9 +185,9 @@ def _warn_of_constants(statistics: RobotStatistics) -> None:
             )
 
 
-def _warn_of_published(reader: MotionReader, statistics: RobotStatistics) -> None:
-    published = reader.declaration.published
-    if published is None or reader.dataset.split("/")[0] not in published.datasets:
+def _warn_of_published(reader: MotionReader, statistics: RobotStatistics, *, stride: int) -> None:
+    published = published_for(reader.declaration, dataset=reader.dataset, stride=stride)
+    if published is None:
         return
     outside = [c for c in compare_with_published(statistics.actions, published) if c.outside]
     if outside:
@@ -232,6 +223,7 @@ class _Progress:
             logging.info("statistics: %.0f %% of the episodes read, about %.0f s left", share, left)
 
 
-def _fingerprint(reader: MotionReader, stride: int) -> str:
+def statistics_fingerprint(reader: MotionReader, *, stride: int = 1) -> str:
+    """Hash of the episodes, of what they are taken for and of the rules of counting."""
     text = f"{reader.fingerprint} {reader.declaration.digest()} {stride} {RULES}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]

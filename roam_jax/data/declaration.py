@@ -13,17 +13,20 @@ import hashlib
 import runpy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from roam_jax.contracts import DimensionKind, VectorSpec
-from roam_jax.spelling import nearest
+from roam_jax.contracts import VectorSpec
+from roam_jax.spelling import check_choice, nearest
 
 AUTO = "auto"
 # Name that a declaration's file gives it.
 VARIABLE = "DATASET"
+KINDS = ("linear", "angle", "gripper")
+PER_STEP = ("delta", "absolute")
+# NumPy's letters of booleans, integers and floats.
+NUMBER_KINDS = "biuf"
 FeatureTable = Mapping[str, tfds.features.FeatureConnector]
 
 
@@ -43,19 +46,20 @@ class Stored:
             lowered; or "absolute", of which the last one counts. A gripper is always absolute.
 
     Raises:
-        ValueError: columns and names differ in number, or open and closed are the same.
+        ValueError: columns and names differ in number, open and closed are the same, or there is no
+            such kind or `per_step`.
     """
 
     names: tuple[str, ...]
     feature: str
     _: dataclasses.KW_ONLY
     unit: str = ""
-    kind: DimensionKind = "linear"
+    kind: str = "linear"
     columns: tuple[int, ...] | None = None
     width: int | None = None
     opened: float = 1.0
     closed: float = 0.0
-    per_step: Literal["delta", "absolute"] = "delta"
+    per_step: str = "delta"
 
     def __post_init__(self):
         if self.columns is not None and len(self.columns) != len(self.names):
@@ -63,8 +67,17 @@ class Stored:
                 f"{self.feature}: {len(self.columns)} columns for {len(self.names)} names "
                 f"{self.names}; expected one each"
             )
+        check_choice(f"{self.feature}: kind", self.kind, KINDS)
+        check_choice(f"{self.feature}: per_step", self.per_step, PER_STEP)
         if self.opened == self.closed:
             raise ValueError(f"{self.feature}: opened = closed = {self.opened}; expected two")
+
+    @property
+    def action_kind(self) -> str:
+        """Kind of the dimensions where they are an action's."""
+        if self.kind == "gripper" or self.per_step == "absolute":
+            return self.kind
+        return "change"
 
     def take(self, values: np.ndarray) -> np.ndarray:
         """(steps, names) of the feature's (steps, width) numbers; grippers as 1 open, 0 closed."""
@@ -114,7 +127,8 @@ class DatasetDeclaration:
         reward: feature; None = there is none, and 0 is read.
         episode_name: features that together name an episode; () = a hash of its states does.
         skip_first: steps at the start of an episode that are dropped.
-        splits: names of the splits to train on and to validate on.
+        splits: the splits to train on and to validate on, by name or as a part of one, such as
+            "train[:95%]" and "train[95%:]" (of episodes in stored order).
         published: known figures, or None.
 
     Raises:
@@ -143,14 +157,9 @@ class DatasetDeclaration:
                 f"declaration {self.name!r}: rate = {self.rate}, skip_first = {self.skip_first}; "
                 "expected a rate above 0 and no negative number of steps"
             )
-        known = {name for part in self.state for name in part.names}
         for part in self.action:
-            unknown = [n for n in part.names if n not in known] if type(part) is Reached else []
-            if unknown:
-                raise ValueError(
-                    f"declaration {self.name!r}: the action follows {unknown[0]!r}, which the "
-                    f"state does not have; did you mean {nearest(unknown[0], known)!r}?"
-                )
+            if isinstance(part, Reached):
+                self._check_reached(part)
         try:
             specs = self.state_spec, self.action_spec
         except ValueError as error:
@@ -161,15 +170,37 @@ class DatasetDeclaration:
                 f"dimensions, expected {len(specs[1])}"
             )
 
+    def _check_reached(self, part: Reached) -> None:
+        """Refuses to follow what the state does not have, and grippers, whose action is binary."""
+        kinds = {name: stored.kind for stored in self.state for name in stored.names}
+        for name in part.names:
+            if name not in kinds:
+                raise ValueError(
+                    f"declaration {self.name!r}: the action follows {name!r}, which the state does "
+                    f"not have; did you mean {nearest(name, kinds)!r}?"
+                )
+            if kinds[name] == "gripper":
+                raise ValueError(
+                    f"declaration {self.name!r}: the action follows the gripper {name!r} of the "
+                    "state; expected its command, Stored(..., kind='gripper')"
+                )
+
     @property
     def state_spec(self) -> VectorSpec:
         """The dimensions of the state."""
-        return _spec(self.state, {})
+        return _spec((n, part.unit, part.kind) for part in self.state for n in part.names)
 
     @property
     def action_spec(self) -> VectorSpec:
         """The dimensions of the action."""
-        return _spec(self.action, _meanings(self.state))
+        units = {name: part.unit for part in self.state for name in part.names}
+        return _spec(
+            (name, units[name], "change")
+            if isinstance(part, Reached)
+            else (name, part.unit, part.action_kind)
+            for part in self.action
+            for name in part.names
+        )
 
     def digest(self) -> str:
         """Hash of what the numbers mean; names of cameras and layouts do not count."""
@@ -189,18 +220,9 @@ class DatasetDeclaration:
         return tuple(dict.fromkeys(named))
 
 
-def _meanings(parts: Iterable[Stored]) -> dict[str, tuple[str, DimensionKind]]:
-    return {name: (part.unit, part.kind) for part in parts for name in part.names}
-
-
-def _spec(parts, reached: Mapping[str, tuple[str, DimensionKind]]) -> VectorSpec:
-    meanings = [
-        (name, *(reached[name] if isinstance(part, Reached) else (part.unit, part.kind)))
-        for part in parts
-        for name in part.names
-    ]
-    names, units, kinds = zip(*meanings, strict=True) if meanings else ((), (), ())
-    return VectorSpec(names, units, kinds)
+def _spec(dimensions: Iterable[tuple[str, str, str]]) -> VectorSpec:
+    """From (name, unit, kind) of each dimension."""
+    return VectorSpec(*(tuple(zip(*dimensions, strict=True)) or ((), (), ())))
 
 
 def load_declaration(name: str) -> DatasetDeclaration | None:
@@ -218,7 +240,10 @@ def load_declaration(name: str) -> DatasetDeclaration | None:
             f"data.declaration = {name!r}: no such file; expected {AUTO!r} or a Python file with "
             f"a {VARIABLE} (docs/data.md)"
         )
-    found = runpy.run_path(str(path)).get(VARIABLE)
+    try:
+        found = runpy.run_path(str(path)).get(VARIABLE)
+    except Exception as error:  # whatever the user's file raises
+        raise ValueError(f"data.declaration = {name!r}: {type(error).__name__}: {error}") from error
     if not isinstance(found, DatasetDeclaration):
         raise ValueError(
             f"data.declaration = {name!r}: {VARIABLE} is {found!r}, expected a DatasetDeclaration"
@@ -249,7 +274,7 @@ def check_features(declaration: DatasetDeclaration, features: FeatureTable, *, w
         feature = features[name]
         kind = np.dtype(feature.np_dtype)
         scalar_or_vector = len(feature.shape) <= 1 and None not in feature.shape
-        if not scalar_or_vector or kind not in (np.float32, np.int32, np.int64, np.bool_):
+        if not scalar_or_vector or kind.kind not in NUMBER_KINDS:
             raise ValueError(
                 f"{where}: {name} is {feature}, expected numbers or booleans of a fixed size"
             )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
 
 from roam_jax.contracts import ACTION_NAMES
 from roam_jax.data.declaration import (
@@ -12,6 +14,7 @@ from roam_jax.data.declaration import (
     Reached,
     Stored,
 )
+from roam_jax.data.folder import feature_table, open_dataset
 
 _POSITION, _ANGLES, _GRIPPER = ACTION_NAMES[:3], ACTION_NAMES[3:6], ACTION_NAMES[6:]
 
@@ -71,6 +74,18 @@ OXE_BRIDGE = DatasetDeclaration(
 )
 
 BUILT_IN = (BRIDGE, OXE_BRIDGE)
+
+
+def detect_in(root: str | os.PathLike) -> DatasetDeclaration:
+    """`detect_declaration` of the dataset in a folder.
+
+    Raises:
+        FileNotFoundError, ValueError: no dataset there, or none that the package knows.
+    """
+    root = pathlib.Path(root).expanduser()
+    info = open_dataset(root)
+    where = f"{info.name}/{info.version} in {root}"
+    return detect_declaration(feature_table(info.features), where=where)
 
 
 def detect_declaration(features: FeatureTable, *, where: str) -> DatasetDeclaration:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from roam_jax.contracts import VectorSpec
-from roam_jax.data.cached_statistics import cached_statistics
+from roam_jax.data.cached_statistics import cached_statistics, statistics_fingerprint
 from roam_jax.data.dataset import EpisodeReader
 from roam_jax.data.declaration import AUTO, DatasetDeclaration, load_declaration
+from roam_jax.data.known import detect_in
 from roam_jax.data.options import Spaces, WindowOptions
 from roam_jax.data.statistics import RobotStatistics
 from roam_jax.data.windows import WindowSource
@@ -71,6 +74,8 @@ def open_members(
     *,
     cameras: tuple[str, ...],
     actions: str = "same",
+    splits: tuple[str, ...] = (),
+    known: Mapping[str, RobotStatistics] = MappingProxyType({}),
 ) -> tuple[Member, ...]:
     """Opens every dataset of a run.
 
@@ -79,30 +84,58 @@ def open_members(
         options: what a window holds.
         cameras: of every member.
         actions: same, members have the same dimensions; or pad, they are put together by name.
+        splits: what to train and to validate on, such as ("train[:95%]", "train[95%:]"); () = what
+            the declaration says.
+        known: by member, the scaling that a run began with. It is kept where it is of the same
+            episodes, because sketches of a very large set differ a little each time.
 
     Raises:
         FileNotFoundError, ValueError: as `EpisodeReader`, `WindowSource`, `cached_statistics`; an
             episode lies in both splits of a member; or members do not fit each other.
     """
     check_choice("data.mixture_actions", actions, MIXED_ACTIONS)
+    if len(splits) not in (0, 2):
+        raise ValueError(
+            f"data.splits = {splits}: expected two, to train and to validate on, or ()"
+        )
     _check_weights(choices)
-    readers = [_open_splits(choice, cameras) for choice in choices]
+    readers = []
+    for choice in choices:
+        with _named(choice):
+            readers.append(_open_splits(choice, cameras, splits))
     spaces = _spaces(choices, [train.declaration for train, _ in readers], rule=actions)
     members = []
-    for number, (choice, splits) in enumerate(zip(choices, readers, strict=True)):
-        statistics = cached_statistics(splits[0], stride=options.stride(splits[0].declaration.rate))
-        sources = (
-            WindowSource(reader, options, statistics=statistics, member=number, spaces=spaces)
-            for reader in splits
-        )
-        try:
+    for number, (choice, pair) in enumerate(zip(choices, readers, strict=True)):
+        with _named(choice):
+            scale = _statistics(pair[0], options, known.get(choice.name))
+            sources = (
+                WindowSource(reader, options, statistics=scale, member=number, spaces=spaces)
+                for reader in pair
+            )
             members.append(Member(choice.name, choice.weight, *sources))
-        except ValueError as error:
-            if not choice.name:
-                raise
-            raise ValueError(f"data.mixture member {choice.name!r}: {error}") from error
     _check_texts(members)
     return tuple(members)
+
+
+@contextlib.contextmanager
+def _named(choice: DatasetChoice) -> Iterator[None]:
+    """Says of which member of a mixture an error is."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if not choice.name:
+            raise
+        raise type(error)(f"data.mixture member {choice.name!r}: {error}") from error
+
+
+def _statistics(
+    train: EpisodeReader, options: WindowOptions, known: RobotStatistics | None
+) -> RobotStatistics:
+    """The known scaling where it is of these episodes, else that of the train split."""
+    stride = options.stride(train.declaration.rate)
+    if known is not None and known.fingerprint == statistics_fingerprint(train, stride=stride):
+        return known
+    return cached_statistics(train, stride=stride)
 
 
 def _check_weights(choices: Sequence[DatasetChoice]) -> None:
@@ -122,14 +155,15 @@ def _check_weights(choices: Sequence[DatasetChoice]) -> None:
 
 
 def _open_splits(
-    choice: DatasetChoice, cameras: tuple[str, ...]
+    choice: DatasetChoice, cameras: tuple[str, ...], splits: tuple[str, ...]
 ) -> tuple[EpisodeReader, EpisodeReader]:
     """Readers of the train and the validation split, which share no episode."""
-    declaration = load_declaration(choice.declaration)
-    split = declaration.splits[0] if declaration else "train"
-    train = EpisodeReader(choice.root, split, cameras=cameras, declaration=declaration)
-    val = EpisodeReader(
-        choice.root, train.declaration.splits[1], cameras=cameras, declaration=declaration
+    declaration = load_declaration(choice.declaration) or detect_in(choice.root)
+    if splits:
+        declaration = dataclasses.replace(declaration, splits=splits)
+    train, val = (
+        EpisodeReader(choice.root, split, cameras=cameras, declaration=declaration)
+        for split in declaration.splits
     )
     shared = set(train.headers.names) & set(val.headers.names)
     if shared:

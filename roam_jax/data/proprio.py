@@ -1,6 +1,6 @@
 """Robot state and reward at latent frames, and angles that do not jump.
 
-Stored Euler angles lie in (-pi, pi] and jump by a turn where the arm passes the seam (published
+Euler angles lie in (-pi, pi] and jump by a turn where the arm passes the seam (published
 relabelling of Bridge without wrapping has yaw changes of 6.28). Each angle is therefore taken at
 the turn nearest to a fixed centre, the middle of what the train split holds: the seam moves half a
 turn away from the data, and a value depends on its own step alone. Unwrapping along an episode
@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from roam_jax.contracts import FRAMES_PER_LATENT
+from roam_jax.contracts import FRAMES_PER_LATENT, VectorSpec
 
 
 def nearest_turn(
@@ -27,19 +27,20 @@ def nearest_turn(
 
 
 class CircularMean:
-    """Direction of the mean unit vector of angles that come in pieces.
+    """Direction of the mean unit vector of each angle of rows that come in pieces.
 
     Args:
-        angles: how many angles a row has.
+        spec: of the rows; other dimensions are not looked at.
     """
 
-    def __init__(self, angles: int):
-        self._sines = np.zeros(angles)
-        self._cosines = np.zeros(angles)
+    def __init__(self, spec: VectorSpec):
+        self._places = spec.of_kind("angle")
+        self._sines = np.zeros(len(self._places))
+        self._cosines = np.zeros(len(self._places))
 
-    def update(self, angles: Float[np.ndarray, "rows A"]) -> None:
-        """Counts rows of angles, in rad."""
-        angles = angles.astype(np.float64)
+    def update(self, rows: Float[np.ndarray, "rows D"]) -> None:
+        """Counts rows, angles in rad."""
+        angles = rows[:, self._places].astype(np.float64)
         self._sines += np.sin(angles).sum(axis=0)
         self._cosines += np.cos(angles).sum(axis=0)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from roam_jax.data.declaration import Published
+from roam_jax.data.declaration import DatasetDeclaration, Published
 from roam_jax.data.statistics import VectorStatistics
 
 # Measured over published, and its inverse, from which on a quantile is reported.
@@ -38,6 +38,21 @@ class QuantileCheck:
         return not min(bounds) <= self.measured <= max(bounds)
 
 
+def published_for(
+    declaration: DatasetDeclaration, *, dataset: str, stride: int
+) -> Published | None:
+    """The declared figures where they are of this dataset at its own rate, else None.
+
+    Args:
+        declaration: that the dataset is read by.
+        dataset: its name, with or without a version, such as "bridge_dataset/1.0.0".
+        stride: stored steps that one action spans.
+    """
+    published = declaration.published
+    same = published is not None and dataset.split("/")[0] in published.datasets
+    return published if same and stride == 1 else None
+
+
 def compare_with_published(
     statistics: VectorStatistics, published: Published
 ) -> list[QuantileCheck]:
@@ -58,6 +73,6 @@ def compare_with_published(
             getattr(statistics, quantile)[i],
             getattr(published, quantile)[i],
         )
-        for i in statistics.spec.of_kind("linear", "angle")
+        for i in statistics.spec.scaled
         for quantile in ("q01", "q99")
     ]

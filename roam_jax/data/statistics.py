@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import typing
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from roam_jax.contracts import DimensionKind, VectorSpec
+from roam_jax.contracts import VectorSpec
 from roam_jax.data.proprio import nearest_turn
 
 PER_DIMENSION = ("mean", "std", "minimum", "maximum", "q01", "q99")
@@ -24,7 +23,9 @@ PER_DIMENSION = ("mean", "std", "minimum", "maximum", "q01", "q99")
 
 @dataclasses.dataclass(frozen=True)
 class VectorStatistics:
-    """Figures over rows of D numbers, such as actions.
+    """Figures over rows of D numbers, such as actions; angles near their circular mean.
+
+    `unnormalise` gives angles between q01 and q99, which may lie outside of (-pi, pi].
 
     Args:
         spec: the D dimensions.
@@ -73,14 +74,28 @@ class VectorStatistics:
     def normalise(self, rows: Float[np.ndarray, "*rows D"]) -> Float[np.ndarray, "*rows D"]:
         """To [-1, 1], clipped where a number lies outside of q01..q99; grippers are untouched.
 
+        An angle is first taken at the turn nearest to the middle of q01..q99, so that one which
+        lies outside is clipped to the nearer end.
+
+        Raises:
+            ValueError: rows of another length than D.
+        """
+        turned, (low, span, scaled) = self.turn(rows), self._scaling
+        values = 2 * (turned - low) / np.where(span > 0, span, 1) - 1
+        values = np.where(span > 0, np.clip(values, -1, 1), 0)
+        return np.where(scaled, values, rows).astype(rows.dtype)
+
+    def turn(self, rows: Float[np.ndarray, "*rows D"]) -> Float[np.ndarray, "*rows D"]:
+        """The rows with each angle at the turn nearest to the middle of q01..q99; float64.
+
         Raises:
             ValueError: rows of another length than D.
         """
         self._check_width(rows)
-        low, span, scaled = self._scaling
-        values = 2 * (rows - low) / np.where(span > 0, span, 1) - 1
-        values = np.where(span > 0, np.clip(values, -1, 1), 0)
-        return np.where(scaled, values, rows).astype(rows.dtype)
+        low, span, _ = self._scaling
+        turned, angles = rows.astype(np.float64), self.spec.of_kind("angle")
+        turned[..., angles] = nearest_turn(turned[..., angles], (low + span / 2)[angles])
+        return turned
 
     def unnormalise(self, rows: Float[np.ndarray, "*rows D"]) -> Float[np.ndarray, "*rows D"]:
         """Back to the units of `spec`, the inverse of `normalise` for what it did not clip.
@@ -108,27 +123,17 @@ class VectorStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class StateStatistics(VectorStatistics):
-    """Figures over robot states; angles at the turn nearest to their circular mean.
-
-    `unnormalise` gives angles between q01 and q99, which may lie outside of (-pi, pi].
-    """
+    """Figures over robot states, whose grippers may open a little further than 1."""
 
     def normalise(self, rows: Float[np.ndarray, "*rows D"]) -> Float[np.ndarray, "*rows D"]:
         """As for actions; gripper openings clipped to 0..1.
 
-        An angle is first taken at the turn nearest to the middle of q01..q99, so that one which
-        lies outside is clipped to the nearer end.
-
         Raises:
             ValueError: rows of another length than D.
         """
-        self._check_width(rows)
-        low, span, _ = self._scaling
-        angles, grippers = self.spec.of_kind("angle"), self.spec.of_kind("gripper")
-        turned = rows.astype(np.float64)
-        turned[..., angles] = nearest_turn(turned[..., angles], (low + span / 2)[angles])
-        turned[..., grippers] = np.clip(turned[..., grippers], 0, 1)
-        return super().normalise(turned).astype(rows.dtype)
+        values, grippers = super().normalise(rows), self.spec.of_kind("gripper")
+        values[..., grippers] = np.clip(values[..., grippers], 0, 1)
+        return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +175,18 @@ class RobotStatistics:
         )
 
 
+def require_finite(rows: np.ndarray, spec: VectorSpec, *, where: str) -> None:
+    """Refuses rows with NaN or infinite numbers.
+
+    Raises:
+        ValueError: names the dimensions that have some.
+    """
+    finite = np.isfinite(rows).all(axis=0)
+    if not finite.all():
+        named = ", ".join(n for n, good in zip(spec.names, finite, strict=True) if not good)
+        raise ValueError(f"{where}: NaN or infinite numbers in {named}; expected finite ones")
+
+
 def _check_fields(kind: type, fields: Any) -> None:
     expected = {field.name for field in dataclasses.fields(kind)}
     if not isinstance(fields, dict) or set(fields) != expected:
@@ -178,8 +195,4 @@ def _check_fields(kind: type, fields: Any) -> None:
 
 def _spec_from(fields: Any) -> VectorSpec:
     _check_fields(VectorSpec, fields)
-    known = typing.get_args(DimensionKind)
-    unknown = [kind for kind in fields["kinds"] if kind not in known]
-    if unknown:
-        raise ValueError(f"statistics: kind {unknown[0]!r}, expected one of {', '.join(known)}")
     return VectorSpec(**{name: tuple(values) for name, values in fields.items()})

@@ -77,7 +77,9 @@ def _figures(predicted, targets, *, episodes, statistics, resamples) -> dict[str
     figures = {
         "actions": predicted.shape[1],
         "mse": estimate_mean(mse, episodes, resamples=resamples).to_json(),
-        "absolute_error": {spec.names[i]: error[i] for i in spec.of_kind("linear", "angle")},
+        "absolute_error": {
+            spec.names[i]: error[i] for i in spec.of_kind("linear", "angle", "change")
+        },
     }
     if grippers := spec.of_kind("gripper"):
         opened = [actions[..., grippers] > GRIPPER_OPEN for actions in (predicted, targets)]

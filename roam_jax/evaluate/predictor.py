@@ -96,7 +96,7 @@ class GraftPredictor:
             action_steps: static number of steps in which diffused actions are denoised.
 
         Returns:
-            {"actions" (B, p, A) normalised, "proprio" (B, F - t_current, S) and "reward"
+            {"actions" (B, p, A) normalised, "proprio" (B, F - t_current, J) and "reward"
             (B, F - t_current, 1) where they are predicted, "error" (B,) of the velocity over
             predicted frames, "zero_error" (B,) of predicting zero, where other cameras are
             predicted "camera_error" (B,) of their velocity, "latents" (B, F, C, H, W): the observed

@@ -24,14 +24,13 @@ from roam_jax.evaluate.report import format_report
 from roam_jax.evaluate.vae import VAEEvaluation
 from roam_jax.files import write_atomically
 from roam_jax.tasks.build import Experiment, build
+from roam_jax.tasks.datasets import saved_statistics
 from roam_jax.train.load import load_params
 from roam_jax.train.sharding import make_mesh
 from roam_jax.train.workdir import Workdir, differences, plain
 
 __all__ = ["evaluate_experiment", "evaluate_workdir", "format_report", "make_evaluate_hook"]
 
-# Key of the provenance: scaling of actions and states that the run was trained with.
-STATISTICS = "statistics"
 # Keys by which episodes are chosen, and how they are read.
 DATA_KEYS = ("data.root", "data.mixture", "data.declaration")
 # What may differ from the run's own config: where things are, how much is measured, on what.
@@ -169,10 +168,11 @@ def evaluate_workdir(
         overrides(config)
     changed = differences(saved, plain(config))
     _check_overrides(changed)
-    experiment = build(config)
+    known = saved_statistics(provenance)
+    experiment = build(config, known)
     _check_fingerprints(experiment, provenance.get("fingerprints", {}), changed)
     if changed.keys() & set(DATA_KEYS) and config.train.task == "graft":
-        experiment = _with_statistics(experiment, provenance.get(STATISTICS), where=folder.path)
+        experiment = _with_statistics(experiment, known, where=folder.path)
     evaluation = make_evaluation(experiment, extrapolate=extrapolate)
     rounds = evaluation.rounds(rounds)
     params, step = load_params(
@@ -219,11 +219,11 @@ def _check_overrides(changed: Mapping[str, str]) -> None:
 
 
 def _with_statistics(
-    experiment: Experiment, saved: Mapping[str, Any] | None, *, where: pathlib.Path
+    experiment: Experiment, saved: Mapping[str, RobotStatistics], *, where: pathlib.Path
 ) -> Experiment:
     """The experiment with its actions and states scaled as in training, on whatever data."""
     names = [member.name for member in experiment.members]
-    if saved is None or not all(isinstance(name, Mapping) for name in saved.values()):
+    if not saved:
         raise ValueError(
             f"{where} holds no statistics of actions and proprio (a run of an earlier version), so "
             "its model cannot be measured on other data; expected the data.root that it was "
@@ -234,10 +234,7 @@ def _with_statistics(
             f"data.mixture has the members {_listed(names)}; {where} was trained with "
             f"{_listed(saved)}, whose scaling of actions is used: expected the same, in this order"
         )
-    members = tuple(
-        _rescaled(member, RobotStatistics.from_json(json.dumps(saved[member.name])))
-        for member in experiment.members
-    )
+    members = tuple(_rescaled(member, saved[member.name]) for member in experiment.members)
     return dataclasses.replace(experiment, members=members)
 
 
@@ -277,7 +274,7 @@ def _check_fingerprints(
     """Refuses other weights than the run's, and other data or text unless it was asked for."""
     data_key = "data.mixture" if experiment.config.data.mixture else "data.root"
     # Where fingerprinted inputs other than weights come from.
-    inputs = {"data": data_key, "text": "data.text"}
+    inputs = {"data": data_key, "mixture": data_key, "text": "data.text"}
     for name, expected in trained.items():
         kind = name.split("/")[0]
         key = inputs.get(kind, "backbone.path")

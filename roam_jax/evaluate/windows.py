@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from roam_jax.contracts import Batch
+from roam_jax.data.summary import spread_evenly
 from roam_jax.data.windows import WindowSource
 
 SEED = 0
@@ -32,8 +33,7 @@ def spread_windows(total: int, wanted: int) -> Int[np.ndarray, " windows"]:
     """
     if wanted < 0:
         raise ValueError(f"eval.windows = {wanted}: expected 0 (all) or more")
-    count = min(wanted, total) if wanted else total
-    return np.arange(count) * total // count
+    return spread_evenly(total, wanted or total)
 
 
 def map_windows(

@@ -13,6 +13,7 @@ import json
 import pathlib
 import subprocess
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -25,13 +26,14 @@ from roam_jax.contracts import VIDEO_FIELDS, ArraySpec, Batch, Task, TimeSpec
 from roam_jax.data.latents import LatentSource, encode_windows
 from roam_jax.data.loader import Loader, Process, make_loader
 from roam_jax.data.members import Member
+from roam_jax.data.statistics import RobotStatistics
 from roam_jax.data.windows import WindowSource
 from roam_jax.spelling import check_choice
 from roam_jax.tasks import backbone as backbones
 from roam_jax.tasks import graft_task, vae, video
 from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import LATENT_FIELDS
-from roam_jax.tasks.datasets import data_fingerprints, open_data
+from roam_jax.tasks.datasets import STATISTICS, data_fingerprints, open_data
 from roam_jax.train import sharding
 from roam_jax.train.curriculum import Curriculum
 
@@ -107,12 +109,18 @@ class Experiment:
             "packages": {name: _version(name) for name in PACKAGES},
             "data": {split: source.describe() for split, source in self.splits.items()},
             "fingerprints": dict(self.fingerprints),
-            "statistics": {m.name: json.loads(m.statistics.to_json()) for m in self.members},
+            STATISTICS: {m.name: json.loads(m.statistics.to_json()) for m in self.members},
         }
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+def build(
+    config: ml_collections.ConfigDict, known: Mapping[str, RobotStatistics] = MappingProxyType({})
+) -> Experiment:
     """Opens the data and builds the task that `train.task` names.
+
+    Args:
+        config: the whole config.
+        known: scaling that a run began with, by member; see `open_members`.
 
     Raises:
         FileNotFoundError, ValueError: data, weights or config do not fit; the message names what.
@@ -120,7 +128,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     make_task = task_maker(config)
     _require_paths(config)
     time = TimeSpec(config.data.frames, config.canvas.t_current)
-    members = open_data(config)
+    members = open_data(config, known)
     spec = _batch_spec(members[0].train, config.train.batch_size)
     model, task, rules = make_task(config, time, spec)
     fingerprints = data_fingerprints(config, members)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import ml_collections
 
@@ -12,12 +16,21 @@ from roam_jax.contracts import TimeSpec
 from roam_jax.data.embedded import ensure_embedded
 from roam_jax.data.members import DatasetChoice, Member, open_members
 from roam_jax.data.options import LANGUAGE_EMBEDDING, WindowOptions
+from roam_jax.data.statistics import RobotStatistics
 
 EMBEDDED = "embedded"
+# Key of the provenance: scaling of actions and states, by member.
+STATISTICS = "statistics"
 
 
-def open_data(config: ml_collections.ConfigDict) -> tuple[Member, ...]:
+def open_data(
+    config: ml_collections.ConfigDict, known: Mapping[str, RobotStatistics] = MappingProxyType({})
+) -> tuple[Member, ...]:
     """The datasets of a config: that of `data.root`, or the members of `data.mixture`.
+
+    Args:
+        config: the whole config.
+        known: scaling that a run began with, by member; see `open_members`.
 
     Raises:
         FileNotFoundError, ValueError: as `open_members`, or a mixture that is not written as such.
@@ -31,22 +44,33 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[Member, ...]:
         text=data.text,
         skip_empty_instructions=data.skip_empty_instructions,
     )
+    choices = dataset_choices(data)
     return open_members(
-        dataset_choices(data),
+        [dataclasses.replace(choice, root=data_root(choice.root)) for choice in choices],
         options,
         cameras=tuple(data.cameras),
         actions=data.mixture_actions,
+        splits=tuple(data.splits),
+        known=known,
     )
 
 
+def saved_statistics(provenance: Mapping[str, Any]) -> dict[str, RobotStatistics]:
+    """The scaling that a run began with, by member; {} of an earlier version's workdir."""
+    saved = provenance.get(STATISTICS, {})
+    if not all(isinstance(fields, Mapping) and "actions" in fields for fields in saved.values()):
+        return {}
+    return {name: RobotStatistics.from_json(json.dumps(fields)) for name, fields in saved.items()}
+
+
 def dataset_choices(data: ml_collections.ConfigDict) -> tuple[DatasetChoice, ...]:
-    """The datasets that `config.data` names; embedded ones are written on first use.
+    """The datasets that `config.data` names, with roots as they are written there.
 
     Raises:
         ValueError: a member of `data.mixture` that is no (name, weight, root[, declaration]).
     """
     if not data.mixture:
-        return (DatasetChoice(data_root(data.root), declaration=data.declaration),)
+        return (DatasetChoice(data.root, declaration=data.declaration),)
     choices = []
     for entry in data.mixture:
         kinds = [type(value) for value in entry] if isinstance(entry, tuple | list) else []
@@ -59,7 +83,7 @@ def dataset_choices(data: ml_collections.ConfigDict) -> tuple[DatasetChoice, ...
                 "root, declaration)"
             )
         name, weight, root, *declaration = entry
-        choices.append(DatasetChoice(data_root(root), name, float(weight), *declaration))
+        choices.append(DatasetChoice(root, name, float(weight), *declaration))
     return tuple(choices)
 
 
@@ -74,12 +98,14 @@ def data_root(root: str) -> pathlib.Path:
 def data_fingerprints(
     config: ml_collections.ConfigDict, members: Sequence[Member]
 ) -> dict[str, str]:
-    """Of all that is read beside the weights: data, data/val, of a mixture data/NAME[/val]."""
+    """Of all that is read beside the weights: data, data/val; data/NAME, mixture; text."""
     found = {}
     for member in members:
         name = f"data/{member.name}" if member.name else "data"
         found[name] = member.train.describe()["fingerprint"]
         found[f"{name}/val"] = member.val.describe()["fingerprint"]
+    if config.data.mixture:
+        found["mixture"] = ", ".join(f"{member.name} {member.weight:g}" for member in members)
     if config.data.text != LANGUAGE_EMBEDDING:
         found["text"] = hash_file(pathlib.Path(config.data.text).expanduser())
     return found

@@ -14,7 +14,14 @@ import ml_collections
 import numpy as np
 
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.contracts import POSE_AND_GRIPPER, REWARD_DIM, ArraySpec, Task, TimeSpec
+from roam_jax.contracts import (
+    POSE_AND_GRIPPER,
+    POSE_CHANGE_AND_GRIPPER,
+    REWARD_DIM,
+    ArraySpec,
+    Task,
+    TimeSpec,
+)
 from roam_jax.data.declaration import load_declaration
 from roam_jax.data.embedded import EMBEDDING_DIM
 from roam_jax.data.options import LANGUAGE_EMBEDDING
@@ -130,12 +137,9 @@ def _robot_sizes(config: ml_collections.ConfigDict) -> tuple[int, int, bool]:
 
     "auto" stands for the datasets that are known without one, which all have a pose and a gripper.
     """
-    names = [config.data.declaration]
-    if config.data.mixture:
-        names = [choice.declaration for choice in dataset_choices(config.data)]
-    specs = set()
-    for declaration in map(load_declaration, names):
-        spec = (POSE_AND_GRIPPER, POSE_AND_GRIPPER)
+    specs, choices = set(), dataset_choices(config.data)
+    for declaration in (load_declaration(choice.declaration) for choice in choices):
+        spec = (POSE_CHANGE_AND_GRIPPER, POSE_AND_GRIPPER)
         specs.add((declaration.action_spec, declaration.state_spec) if declaration else spec)
     actions, proprio = (
         len({name for spec in kind for name in spec.names}) for kind in zip(*specs, strict=True)

@@ -319,7 +319,7 @@ def example(features: dict) -> bytes:
             values = values.astype(int).tolist()
         if isinstance(values, np.ndarray):
             kind, body = 2, field(1, values.astype("<f4").tobytes())
-        elif isinstance(values[0], int):
+        elif values and isinstance(values[0], int):
             kind, body = 3, field(1, b"".join(varint(value) for value in values))
         else:
             kind, body = 1, b"".join(field(1, value) for value in values)

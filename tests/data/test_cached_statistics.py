@@ -128,12 +128,12 @@ def test_read_again_only_where_the_rows_do_not_fit(monkeypatch):
 
 def test_a_number_that_is_not_finite_is_named():
     for what, column, value, named in (
-        (1, 2, np.nan, "states in wrist"),
-        (0, 0, np.inf, "actions in push"),
+        (1, 2, np.nan, "states: NaN or infinite numbers in wrist"),
+        (0, 0, np.inf, "actions: NaN or infinite numbers in push"),
     ):
         reader = FakeReader.random((5, 6, 7))
         reader.episodes[1][what][3, column] = value
-        message = f"arms/1.0.0 in /arms/1.0.0: episode take1: NaN or infinite {named}; expected"
+        message = f"arms/1.0.0 in /arms/1.0.0: episode take1, {named}; expected"
         with pytest.raises(ValueError, match=message):
             compute_statistics(reader)
 
@@ -341,7 +341,7 @@ def test_nothing_half_written(cache, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(os, "link", killed)
     with pytest.raises(KeyboardInterrupt):
         cached_statistics(FakeReader.random((5, 6)))
     assert not list((cache / "statistics").glob("*.json"))

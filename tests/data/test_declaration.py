@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from roam_jax.contracts import POSE_AND_GRIPPER
+from roam_jax.contracts import POSE_AND_GRIPPER, POSE_CHANGE_AND_GRIPPER
 from roam_jax.data.dataset import EpisodeReader
 from roam_jax.data.declaration import Published, Reached, Stored, load_declaration
 from roam_jax.data.known import BRIDGE, OXE_BRIDGE
@@ -50,7 +50,8 @@ def write_oxe(root, *, name="bridge"):
 
 def test_both_bridges_mean_the_same_dimensions():
     for declaration in (BRIDGE, OXE_BRIDGE):
-        assert declaration.state_spec == declaration.action_spec == POSE_AND_GRIPPER
+        assert declaration.state_spec == POSE_AND_GRIPPER
+        assert declaration.action_spec == POSE_CHANGE_AND_GRIPPER
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -104,7 +105,7 @@ def test_a_robot_of_ones_own(arm, arm_root):
     names = (*(f"joint_{i}" for i in range(6)), "gripper")
     spec = reader.declaration.action_spec
     assert spec.names == reader.declaration.state_spec.names == names
-    assert spec.of_kind("angle") == [0, 1, 2, 3, 4, 5] and spec.of_kind("gripper") == [6]
+    assert spec.kinds == ("linear",) * 6 + ("gripper",)
     for seed, episode in enumerate(reader):
         written = rlds.ArmEpisode.random(seed, 6 + seed)
         assert episode.header.instruction == f"task {seed}"
@@ -119,8 +120,7 @@ def test_a_robot_of_ones_own(arm, arm_root):
         # No step is dropped, and at half the rate a target is that of the second step.
         targets, _ = reader.motion(seed)
         told = written.action[:-1, :6]
-        np.testing.assert_allclose(np.cos(targets[:, :6]), np.cos(told), atol=1e-6)
-        np.testing.assert_array_equal(targets[:, :6][abs(told) < 3], told[abs(told) < 3])
+        np.testing.assert_array_equal(targets[:, :6], told)
         slower, _ = reader.motion(seed, 2)
         np.testing.assert_array_equal(slower, targets[1:])
 
@@ -248,6 +248,42 @@ def test_stored_dimensions_that_make_no_sense():
         Stored(("a", "b"), "f", columns=(0,))
     with pytest.raises(ValueError, match="f: opened = closed = 1.0; expected two"):
         Stored(("a",), "f", kind="gripper", closed=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "Gripper"}, "f: kind = 'Gripper': expected one of linear, angle, gripper"),
+        ({"kind": "change"}, "f: kind = 'change': expected one of linear"),
+        ({"per_step": "absolut"}, "per_step = 'absolut': .*did you mean 'absolute'"),
+    ],
+)
+def test_misspelt_kinds(options, message):
+    with pytest.raises(ValueError, match=message):
+        Stored(("a",), "f", **options)
+
+
+def test_a_gripper_is_never_followed():
+    with pytest.raises(ValueError, match="follows the gripper 'gripper' of the state; expected"):
+        dataclasses.replace(BRIDGE, action=(Reached(("x", "gripper")),), published=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("DATASET = Datset(", "SyntaxError"),
+        (
+            "from roam_jax.data.declaration import DatasetDeclaration as D\nDATASET = D(nam='x')",
+            "TypeError: .*argument",
+        ),
+    ],
+)
+def test_a_file_that_does_not_run(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"data.declaration = '{path}': {message}"):
+        load_declaration(str(path))
 
 
 def test_integers_are_numbers(tmp_path):

@@ -1,5 +1,7 @@
 """Datasets of a run: weights, dimensions that differ, statistics of each, splits."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -128,8 +130,77 @@ def test_one_name_for_two_things(roots, tmp_path, options):
     path = tmp_path / "feet.py"
     path.write_text(OTHER.replace('unit="m"', 'unit="ft"'))
     choices = mix(roots, 0.5, 0.5, declarations=("auto", str(path)))
-    with pytest.raises(ValueError, match=r"dimension 'x' is \('m', 'linear'\) in one.*'ft'"):
+    with pytest.raises(ValueError, match=r"dimension 'x' is \('m', 'change'\) in one.*'ft'"):
         open_members(choices, options, cameras=("image_0",), actions="pad")
+
+
+def test_a_change_and_a_place_are_two_things(roots, tmp_path, options):
+    path = tmp_path / "places.py"
+    path.write_text(
+        OTHER.replace(
+            "columns=(0,)),\n    ),\n    rate",
+            'columns=(0,), per_step="absolute"),\n    ),\n    rate',
+        )
+    )
+    choices = mix(roots, 0.5, 0.5, declarations=("auto", str(path)))
+    with pytest.raises(ValueError, match=r"'x' is \('m', 'change'\) in one.*\('m', 'linear'\)"):
+        open_members(choices, options, cameras=("image_0",), actions="pad")
+
+
+@pytest.mark.parametrize(
+    "splits", [("train[:50%]", "train[50%:]"), ("train[:1]", "train[1:]"), ("train", "val[:1]")]
+)
+def test_splits_may_be_parts(roots, options, splits):
+    (member,) = open_members(
+        [DatasetChoice(roots[0])], options, cameras=("image_0",), splits=splits
+    )
+    names = [list(source.reader.headers.names) for source in (member.train, member.val)]
+    first, second, val = (f"/recordings/{i}.npy#{i}" for i in (0, 1, 50))
+    if splits[0] == "train":
+        assert names == [[first, second], [val]]
+    else:
+        assert names == [[first], [second]]
+        # The part's own episodes, and its own scale.
+        np.testing.assert_array_equal(
+            member.val[0]["frames"], rlds.StoredEpisode.random(1, 12).frames[1:10]
+        )
+        assert member.statistics.episodes == 1
+    assert member.train.fingerprint != member.val.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (("train",), r"data.splits = \('train',\): expected two"),
+        (("train[:x]", "val"), r"split 'train\[:x\]': expected a part such as train\[:95%\]"),
+        (("trian[:5%]", "val"), "no split 'trian'; did you mean 'train'"),
+        (("train[:1%]", "val"), r"split 'train\[:1%\]' is empty"),
+        (("train", "train[50%:]"), "1 episodes lie in both train and train"),
+    ],
+)
+def test_splits_that_are_none(roots, options, splits, message):
+    with pytest.raises(ValueError, match=message):
+        open_members([DatasetChoice(roots[0])], options, cameras=("image_0",), splits=splits)
+
+
+def test_a_known_scale_is_kept_for_the_same_episodes_only(roots, options):
+    choices = mix(roots, 0.5, 0.5)
+    one, two = open_members(choices, options, cameras=("image_0",))
+    actions = dataclasses.replace(one.statistics.actions, q99=(9.0,) * 7)
+    known = {
+        "one": dataclasses.replace(one.statistics, actions=actions),
+        "two": dataclasses.replace(two.statistics, actions=actions, fingerprint="other"),
+    }
+    again = open_members(choices, options, cameras=("image_0",), known=known)
+    assert again[0].statistics == known["one"] and again[1].statistics == two.statistics
+
+
+def test_errors_name_the_member(roots, tmp_path, options):
+    with pytest.raises(FileNotFoundError, match=r"member 'two': data.root = .*nowhere"):
+        open_members(mix([roots[0], tmp_path / "nowhere"], 0.5, 0.5), options, cameras=("image_0",))
+    slower = dataclasses.replace(options, rate=4.0)
+    with pytest.raises(ValueError, match=r"member 'one': data.rate = 4: the dataset has 5"):
+        open_members(mix(roots, 0.5, 0.5), slower, cameras=("image_0",))
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,15 @@ def test_tfds_reads_the_same_episodes(src, out):
     assert sum(told) == size - 16 * 10 and len(told) == 10  # the framing of ten records
 
 
+def test_what_is_left_to_pack(src, out):
+    packing = Packing(src, out, splits=["val"])
+    assert packing.left == ("train", "val")
+    packing.run()
+    assert packing.left == ("train",)
+    packed_shard(out, 1, "val").unlink()
+    assert packing.left == ("train", "val")
+
+
 def test_array_record_is_packed_too(src, tmp_path, out):
     other = write(tmp_path / "other", file_format="array_record")
     Packing(other, out).run()
@@ -372,6 +381,36 @@ def test_a_damaged_journal(src, out, content):
     (out / "pack.json").write_bytes(content)
     with pytest.raises(ValueError, match=f"{out}/pack.json: damaged .*delete the folder"):
         Packing(src, out)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        {"source": [1, 2], "bytes": 3},
+        {"target": [1, 2], "source": [1], "bytes": 3},
+        {"target": [1, 2], "source": [1, 2]},
+        {"target": [1, 2], "source": [1, 2], "bytes": "many"},
+        {"target": [1, "x"], "source": [1, 2], "bytes": 3},
+    ],
+)
+def test_a_damaged_entry_of_the_journal(src, out, entry):
+    Packing(src, out).run()
+    journal = json.loads((out / "pack.json").read_text())
+    journal["shards"][packed_shard(out, 0).name] = entry
+    (out / "pack.json").write_text(json.dumps(journal))
+    with pytest.raises(ValueError, match=f"{out}/pack.json: damaged .*delete the folder"):
+        Packing(src, out)
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("content", [b"", b'{"x": 1', b'{"x": 1}', b"3", b"{}", b"\xff"])
+def test_a_broken_description_is_named(src, out, file, content):
+    (src / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{src / file}: .*expected the file as tfds wrote it"):
+        Packing(src, out)
+    with pytest.raises(ValueError, match=f"^{src / file}: "):
+        EpisodeReader(src, "train")
 
 
 def test_unknown_split_and_no_dataset(src, out):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roam_jax.contracts import VectorSpec
 from roam_jax.data.proprio import CircularMean, latent_rewards, latent_states, nearest_turn
 
 ANGLE = st.floats(-20, 20, width=32)
@@ -20,6 +21,9 @@ def test_the_nearest_turn_is_the_same_angle_near_its_centre(angle, centre):
         assert near == angle
 
 
+ANGLES = VectorSpec(("a", "x", "b", "c"), ("",) * 4, ("angle", "linear", "angle", "angle"))
+
+
 def test_a_motion_through_the_seam_stays_in_one_piece():
     yaw = np.linspace(2.5, 4.0, 16)[:, None]
     stored = np.arctan2(np.sin(yaw), np.cos(yaw))
@@ -28,9 +32,10 @@ def test_a_motion_through_the_seam_stays_in_one_piece():
 
 
 def test_circular_mean_by_hand():
-    angles = np.array([[3.0, 0.1, 0.0], [-3.0, 0.3, np.pi / 2]], np.float32)
+    # The second dimension is none of them.
+    angles = np.array([[3.0, 9.9, 0.1, 0.0], [-3.0, 9.9, 0.3, np.pi / 2]], np.float32)
     for pieces in ([angles], [angles[:1], angles[:0], angles[1:]]):
-        found = CircularMean(3)
+        found = CircularMean(ANGLES)
         for piece in pieces:
             found.update(piece)
         mean = found.finish()
@@ -39,7 +44,7 @@ def test_circular_mean_by_hand():
 
 
 def test_circular_mean_of_nothing():
-    np.testing.assert_array_equal(CircularMean(2).finish(), [0, 0])
+    np.testing.assert_array_equal(CircularMean(ANGLES).finish(), [0, 0, 0])
 
 
 def test_latent_frames_by_hand():

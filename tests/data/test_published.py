@@ -1,5 +1,7 @@
 """Measured beside published quantiles."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from roam_jax.contracts import VectorSpec
 from roam_jax.data.accumulate import Accumulator
 from roam_jax.data.declaration import Published
 from roam_jax.data.known import BRIDGE
-from roam_jax.data.published import QuantileCheck, compare_with_published
+from roam_jax.data.published import QuantileCheck, compare_with_published, published_for
 
 SPEC = VectorSpec(("x", "roll", "hand"), ("m", "rad", ""), ("linear", "angle", "gripper"))
 PUBLISHED = Published(("toy",), q01=(-0.03, -0.3, 0.0), q99=(0.03, 0.6, 1.0))
@@ -51,6 +53,22 @@ def test_the_bounds_themselves_are_inside():
         assert found == [True, False, False, True]
     assert QuantileCheck("x", "q01", 0.5, -0.5).outside
     assert [QuantileCheck("x", "q01", value, 0.0).outside for value in (0.0, 0.1)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "dataset, stride, known",
+    [
+        ("bridge_dataset/1.0.0", 1, True),
+        ("bridge", 1, True),
+        ("bridge_dataset/1.0.0", 2, False),
+        ("bridge_dataset_2/1.0.0", 1, False),
+    ],
+)
+def test_figures_are_those_of_some_datasets_at_their_own_rate(dataset, stride, known):
+    found = published_for(BRIDGE, dataset=dataset, stride=stride)
+    assert found == (BRIDGE.published if known else None)
+    without = dataclasses.replace(BRIDGE, published=None)
+    assert published_for(without, dataset=dataset, stride=stride) is None
 
 
 def test_other_dimensions_are_refused():

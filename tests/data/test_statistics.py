@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from roam_jax.contracts import POSE_AND_GRIPPER, VectorSpec
+from roam_jax.contracts import POSE_AND_GRIPPER, POSE_CHANGE_AND_GRIPPER, VectorSpec
 from roam_jax.data.statistics import RobotStatistics, StateStatistics, VectorStatistics
 
 TURN = 2 * np.pi
@@ -16,11 +16,13 @@ ARM = VectorSpec(
 )
 
 
-def make(kind=VectorStatistics, spec=POSE_AND_GRIPPER, **changes):
+def make(kind=VectorStatistics, spec=None, **changes):
+    bridge = POSE_AND_GRIPPER if kind is StateStatistics else POSE_CHANGE_AND_GRIPPER
+    spec = spec or bridge
     size = len(spec)
     zeros, ones = (0.0,) * size, (1.0,) * size
     fields = {"mean": zeros, "std": ones, "minimum": zeros, "maximum": ones}
-    if spec is POSE_AND_GRIPPER:
+    if spec is bridge:
         fields["q01"] = (-0.1, -0.2, -0.3, -0.4, 0.5, 0.0, 0.0)
         fields["q99"] = (0.1, 0.4, 0.3, 0.0, 0.7, 0.0, 1.0)
     return kind(spec=spec, count=3, **{**fields, **changes})
@@ -54,7 +56,7 @@ def test_each_kind_is_scaled_as_such_wherever_it_stands():
     assert actions.constant == states.constant == ()
     scaled = actions.normalise(rows)
     np.testing.assert_array_equal(scaled[:, [0, 3]], rows[:, [0, 3]])
-    np.testing.assert_allclose(scaled[:, 1], [0, 1, -1], atol=1e-6)
+    np.testing.assert_allclose(scaled[:, 1], [0, 1, -0.5], atol=1e-6)
     np.testing.assert_allclose(scaled[:, 2], [-0.5, 1, -1], atol=1e-6)
     scaled = states.normalise(rows)
     np.testing.assert_allclose(scaled[:, 0], [0.2, 0, 1], atol=1e-6)
@@ -154,5 +156,7 @@ def test_bad_fields_are_named():
             RobotStatistics.from_json(json.dumps(bad))
     spec = {**actions["spec"], "kinds": ["linear"] * 6 + ["hand"]}
     bad = {**whole, "actions": {**actions, "spec": spec}}
-    with pytest.raises(ValueError, match="kind 'hand', expected one of linear, angle, gripper"):
+    with pytest.raises(
+        ValueError, match=r"kinds \['hand'\], expected one of linear, angle, change"
+    ):
         RobotStatistics.from_json(json.dumps(bad))

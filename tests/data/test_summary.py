@@ -28,6 +28,33 @@ def write_episodes(root):
     return splits, rlds.write_dataset(root, splits)
 
 
+class EmptyEpisode:
+    """An episode without a step, in Bridge's layout."""
+
+    frames = np.zeros((0, 8, 8, 3), np.uint8)
+
+    def example(self) -> bytes:
+        """Its serialized tf.train.Example, where only the name holds something."""
+        texts, floats, integers = 1, 2, 3
+        values = {
+            "observation/image_0": texts,
+            "observation/image_1": texts,
+            "observation/state": floats,
+            "action": floats,
+            "reward": floats,
+            "language_instruction": texts,
+            "language_embedding": floats,
+        }
+        found = {f"steps/{name}": (kind, b"") for name, kind in values.items()}
+        found["episode_metadata/file_path"] = texts, rlds.field(1, b"/recordings/none.npy")
+        found["episode_metadata/episode_id"] = integers, rlds.field(1, rlds.varint(7))
+        entries = [
+            rlds.field(1, rlds.field(1, name.encode()) + rlds.field(2, rlds.field(*value)))
+            for name, value in found.items()
+        ]
+        return rlds.field(1, b"".join(entries))
+
+
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     return write_episodes(tmp_path_factory.mktemp("summary") / "1.0.0")
@@ -131,6 +158,28 @@ def test_only_some_episodes_are_read(stored, monkeypatch):
     # The figures themselves are of all of them.
     assert report["statistics"]["episodes"] == 4
     assert report["statistics"]["actions"]["count"] == 54
+
+
+def test_an_episode_without_a_step_is_counted_and_left_out(tmp_path):
+    long = [rlds.StoredEpisode.random(seed, 12 + seed) for seed in range(3)]
+    splits = {"train": [EmptyEpisode(), *long[:2]], "val": long[2:]}
+    root = rlds.write_dataset(tmp_path / "toy", splits)
+    (report,) = summarise_members([open_one(root)], windows=1)
+    train = report["splits"]["train"]
+    assert (train["stored"], train["episodes"], train["lengths"]["minimum"]) == (3, 2, 0)
+    assert train["left_out"][0]["episodes"] == 1
+    assert report["statistics"]["actions"]["count"] == 10 + 11
+    assert report["statistics"]["sampled"]["train"] == 3
+
+
+def test_published_figures_of_this_dataset_alone(stored, tmp_path):
+    _, root = stored
+    named = rlds.write_dataset(tmp_path / "bridge", write_episodes(root)[0], name="bridge_dataset")
+    published = summarise_members([open_one(named)], windows=1)[0]["statistics"]["published"]
+    assert published["datasets"][0] == "bridge_dataset" and len(published["quantiles"]) == 12
+    options = WindowOptions(time=TimeSpec(5, 1), image_size=(8, 8), rate=2.5)
+    members = open_members([DatasetChoice(named)], options, cameras=("image_0",))
+    assert summarise_members(members, windows=1)[0]["statistics"]["published"] is None
 
 
 def test_a_lower_rate_spans_more_steps(stored):

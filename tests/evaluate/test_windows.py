@@ -13,7 +13,13 @@ from roam_jax.evaluate.windows import (
 
 @pytest.mark.parametrize(
     "total, wanted, expected",
-    [(10, 0, range(10)), (4, 9, range(4)), (10, 5, [0, 2, 4, 6, 8]), (7, 3, [0, 2, 4])],
+    [
+        (10, 0, range(10)),
+        (4, 9, range(4)),
+        (10, 5, [0, 2, 4, 6, 8]),
+        (7, 3, [0, 2, 4]),
+        (0, 0, []),
+    ],
 )
 def test_windows_are_spread_evenly(total, wanted, expected):
     np.testing.assert_array_equal(spread_windows(total, wanted), list(expected))

@@ -1,11 +1,13 @@
 """Configs that lack something, or fit nothing, end with one message."""
 
+import functools
 import re
 
 import jax
 import numpy as np
 import pytest
 
+from roam_jax.data.embedded import EmbeddedSpec, ensure_embedded
 from roam_jax.tasks.build import build
 from roam_jax.tasks.sketch import sketch
 from tests.tasks.models import make_params
@@ -117,15 +119,18 @@ def test_a_mixture_that_is_none(robot_config, mixture, message):
         build(robot_config)
 
 
-def test_a_mixture_has_a_split_and_a_fingerprint_for_each_member(robot_config):
+def test_a_mixture_has_a_split_and_a_fingerprint_for_each_member(robot_config, tmp_path):
     root = robot_config.data.root
-    robot_config.data.mixture = (("one", 0.25, root), ["two", 0.75, "embedded"])  # as from JSON
+    spec = EmbeddedSpec(seed=7, train=3, val=1, image_size=16)
+    other = str(ensure_embedded(variant=spec, directory=tmp_path))
+    robot_config.data.mixture = (("one", 0.25, root), ["two", 0.75, other])  # as from JSON
     robot_config.data.root = ""
     experiment = build(robot_config)
     assert list(experiment.splits) == ["train/one", "train/two", "val/one", "val/two"]
     prints = experiment.fingerprints
     assert {"data/one", "data/one/val", "data/two", "data/two/val"} <= set(prints)
     assert prints["data/one"] != prints["data/two"]
+    assert prints["mixture"] == "one 0.25, two 0.75"
     assert set(experiment.provenance()["statistics"]) == {"one", "two"}
     batches = [next(loader) for loader in [experiment.batches()] for _ in range(4)]
     members = np.concatenate([batch["dataset"] for batch in batches])
@@ -161,13 +166,15 @@ def test_cameras_and_goals_are_encoded_once_as_each_time(robot_config):
     for name, field in latents.task.batch_spec.items():
         assert (encoded[name].shape, encoded[name].dtype) == (field.shape, field.dtype)
     vae = jax.device_put(latents.model.backbone.pretrained_vae())
-    expected = latents.model.backbone.encode_batch(vae, pixels, latents.time)
+    encode = jax.jit(functools.partial(latents.model.backbone.encode_batch, time=latents.time))
+    expected = encode(vae, pixels)
     assert set(expected) == set(encoded) - set(pixels)
     for name, array in expected.items():
         np.testing.assert_allclose(encoded[name], array, atol=1e-5)
     params = make_params(frames)
     rng = jax.random.key(0)
-    losses = [e.task.loss(params, b, rng, 2) for e, b in ((frames, pixels), (latents, encoded))]
+    loss = jax.jit(frames.task.loss, static_argnums=3)
+    losses = [loss(params, batch, rng, 1) for batch in (pixels, encoded)]
     assert {"loss/diffusion", "loss/action", "loss/camera"} <= set(losses[0][1])
     for name, value in losses[0][1].items():
         np.testing.assert_allclose(losses[1][1][name], value, rtol=1e-4)

@@ -72,6 +72,24 @@ def test_robots_that_differ_are_put_together_and_masked(robot_config, tmp_path):
     assert spec["future_proprio"].shape == (4, 1, 3 + 7) and spec["proprio_mask"].shape == (4, 10)
 
 
+def test_no_data_is_opened_or_made(robot_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROAM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "arm.py").write_text(DECLARATION)
+    alone = sketch(robot_config).task.batch_spec
+    robot_config.data.mixture = (("a", 0.5, "embedded"), ("b", 0.5, "nowhere", "auto"))
+    assert sketch(robot_config).task.batch_spec == alone
+    robot_config.data.mixture = [["a", 1, "embedded:pretrain", str(tmp_path / "arm.py")]]
+    assert sketch(robot_config).task.batch_spec["action_chunk"].shape == (4, 4, 2)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("mixture", [("a", 0.5, "embedded"), (("a", 0.5),), (("a", 1, "b", 2),)])
+def test_a_mixture_that_is_none_is_refused(robot_config, mixture):
+    robot_config.data.mixture = mixture
+    with pytest.raises(ValueError, match=r"data.mixture: member .*expected \(name, weight, root"):
+        sketch(robot_config)
+
+
 def test_the_published_sizes_are_assumed_and_said(robot_config):
     robot_config.backbone.path = robot_config.data.root = robot_config.data.text = ""
     plan = sketch(robot_config)
