@@ -12,6 +12,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = [
     "configs/bridge_3loop.py",
     "configs/bridge_3loop.py:tiny",
+    "configs/bridge_mixture.py",
+    "configs/bridge_mixture.py:tiny",
     "configs/tiny_vae.py",
     "configs/tiny_backbone.py",
 ]
