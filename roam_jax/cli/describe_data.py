@@ -1,6 +1,7 @@
 """`python -m roam_jax describe --what data`: what a config's episodes hold, and pictures of it.
 
-Opens the data as a run would, with the same refusals, and needs no weights.
+Opens the data as a run would, with the same refusals. It needs no weights, and no embeddings: none
+are read where `data.text` is empty.
 """
 
 from __future__ import annotations

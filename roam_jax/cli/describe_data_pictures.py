@@ -91,10 +91,11 @@ def _draw_member(
 
 
 def draw_some_episodes(path: pathlib.Path, source: WindowSource) -> None:
-    """Strips of a few episodes, evenly spread over a split, in every camera."""
+    """Strips of a few episodes in every camera, evenly spread over those that have frames."""
     reader = source.reader
+    filmed = np.flatnonzero(reader.headers.steps)
     strips, titles, labels = [], [], []
-    for number in spread_evenly(len(reader), EPISODES).tolist():
+    for number in filmed[spread_evenly(len(filmed), EPISODES)].tolist():
         episode = reader[number]
         steps = np.linspace(0, episode.header.steps - 1, FRAMES).round().astype(int).tolist()
         strips.append({c: episode.frames(steps, camera=c) for c in reader.cameras})

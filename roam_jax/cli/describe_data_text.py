@@ -28,7 +28,7 @@ def data_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _wrapped(
         f"a window: {window['frames']} frames of {height} x {width} pixels, "
         f"{window['observed_frames']} of them observed; cameras {', '.join(window['cameras'])}; "
-        f"goal {window['goal']}; text {window['text']}"
+        f"goal {window['goal']}; text {window['text'] or 'not named yet (data.text is empty)'}"
     )
     if window["augment"]:
         settings = ", ".join(f"{name} {value:g}" for name, value in window["augment"].items())

@@ -58,7 +58,13 @@ def main(argv: Sequence[str]) -> None:
         + (f"; {there:,} were there" if there else "")
     )
     print(f"now:    {len(packing.shards):,} shards, {packing.episodes:,} episodes in {packing.out}")
-    print(f"next:   train.py with --config.data.root={packing.out}")
+    if packing.left:
+        print(
+            f"left:   {', '.join(packing.left)} (train.py reads one split to train on and one to "
+            "validate on); the same command without --split copies the rest"
+        )
+    else:
+        print(f"next:   train.py with --config.data.root={packing.out}")
 
 
 def size(count: int) -> str:

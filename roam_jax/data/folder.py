@@ -25,7 +25,8 @@ def open_dataset(root: pathlib.Path, *, key: str = "data.root") -> tfds.core.Dat
 
     Raises:
         FileNotFoundError: no dataset there; names the version folder below where there is one.
-        ValueError: shards of an unknown format.
+        ValueError: a description that tfds cannot read (names the file), or shards of an unknown
+            format.
     """
     missing = [n for n in ("features.json", "dataset_info.json") if not (root / n).is_file()]
     if missing and (root / PACK_JOURNAL).is_file():
@@ -40,11 +41,22 @@ def open_dataset(root: pathlib.Path, *, key: str = "data.root") -> tfds.core.Dat
             f"{key} = {root}: found no {' and no '.join(missing)}; expected the version folder "
             f"of a tfds dataset, such as bridge_dataset/1.0.0{hint}"
         )
-    info = tfds.builder_from_directory(root).info
+    info = _read(root)
     if info.file_format not in FILE_FORMATS:
         known = ", ".join(form.value for form in FILE_FORMATS)
         raise ValueError(f"{root}: file format {info.file_format.value}, expected one of {known}")
     return info
+
+
+def _read(root: pathlib.Path) -> tfds.core.DatasetInfo:
+    file = root / "features.json"
+    try:
+        tfds.features.FeatureConnector.from_config(str(root))  # alone, to tell which file is wrong
+        file = root / "dataset_info.json"
+        return tfds.builder_from_directory(root).info
+    except Exception as error:  # whatever tfds raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{file}: {reason}; expected the file as tfds wrote it") from error
 
 
 def feature_table(

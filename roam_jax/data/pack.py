@@ -89,6 +89,11 @@ class Packing:
         """Records of all shards, copied or not."""
         return sum(shard.records for shard in self.shards)
 
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Splits of `src` that `out` has not, or not as a whole."""
+        return tuple(dict.fromkeys(shard.split for shard in self._all if not self._is_done(shard)))
+
     def run(self, advance: Callable[[int], None] = lambda count: None) -> None:
         """Copies what is missing, then describes the dataset.
 
@@ -143,7 +148,7 @@ class Packing:
         try:
             found = json.loads(path.read_bytes())
             same = [found[key] == new[key] for key in ("dataset", "content")]
-            found["shards"].items()
+            found["shards"] = {name: _entry(value) for name, value in found["shards"].items()}
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ValueError(f"{path}: damaged ({error}); delete the folder") from error
         if not all(same):
@@ -162,8 +167,8 @@ class Packing:
         entry = self._journal["shards"].get(shard.target.name)
         return (
             entry is not None
-            and _stamp(shard.target) == tuple(entry["target"])
-            and _stamp(shard.source) == tuple(entry["source"])
+            and _stamp(shard.target) == entry["target"]
+            and _stamp(shard.source) == entry["source"]
         )
 
     def _check_space(self) -> None:
@@ -232,6 +237,12 @@ def _shards(info: tfds.core.DatasetInfo, split: str, out: pathlib.Path) -> list[
             found.filepaths, targets, found.shard_lengths, strict=True
         )
     ]
+
+
+def _entry(found: Any) -> dict[str, Any]:
+    """What the journal says of a shard; raises whatever its lack of it leads to."""
+    stamps = {name: Stamp(*map(int, found[name])) for name in ("target", "source")}
+    return {**stamps, "bytes": int(found["bytes"])}
 
 
 def _stamp(path: pathlib.Path) -> Stamp | None:

@@ -17,11 +17,9 @@ from jaxtyping import Bool, Float, Int
 
 from roam_jax.data.cached_statistics import cache_path, compute_statistics, rate_line
 from roam_jax.data.dataset import EpisodeReader
-from roam_jax.data.index import EpisodeHeader
 from roam_jax.data.members import Member
-from roam_jax.data.proprio import nearest_turn
-from roam_jax.data.published import compare_with_published
-from roam_jax.data.statistics import PER_DIMENSION, StateStatistics, VectorStatistics
+from roam_jax.data.published import compare_with_published, published_for
+from roam_jax.data.statistics import PER_DIMENSION, VectorStatistics
 from roam_jax.data.windows import WindowSource
 
 SPLITS = ("train", "val")
@@ -104,23 +102,20 @@ def summarise_statistics(member: Member, *, sampled: int = SAMPLED_EPISODES) -> 
         figures, share "clipped" by split, "stored" and "normalised" histograms); "published"
         (quantiles beside known ones; None where there are none for this data and rate).
     """
-    samples = {
-        split: _Sample(getattr(member, split).reader, sampled, stride=member.train.stride)
-        for split in SPLITS
-    }
+    readers = {split: getattr(member, split).reader for split in SPLITS}
+    samples = {s: spread_evenly(len(reader), sampled).tolist() for s, reader in readers.items()}
+    statistics, stride = member.statistics, member.train.stride
     began = time.monotonic()
-    compute_statistics(samples["train"], stride=member.train.stride)
+    counted = compute_statistics(readers["train"], stride=stride, episodes=samples["train"])
     seconds = time.monotonic() - began
-    rows = {split: sample.rows() for split, sample in samples.items()}
-    transitions = len(rows["train"]["actions"])
-    statistics = member.statistics
+    rows = {split: _rows(readers[split], samples[split], stride=stride) for split in SPLITS}
     return {
         "cache": str(cache_path(statistics.fingerprint)),
         "episodes": statistics.episodes,
         "rate": statistics.rate,
         "sampled": {split: len(sample) for split, sample in samples.items()},
         "measured": rate_line(
-            episodes=len(samples["train"]), transitions=transitions, seconds=seconds
+            episodes=counted.episodes, transitions=counted.actions.count, seconds=seconds
         ),
         **{
             kind: {
@@ -136,35 +131,11 @@ def summarise_statistics(member: Member, *, sampled: int = SAMPLED_EPISODES) -> 
     }
 
 
-class _Sample:
-    """Some episodes of a reader, evenly spread; what was read of them last is kept."""
-
-    def __init__(self, reader: EpisodeReader, wanted: int, *, stride: int):
-        self._reader, self._stride = reader, stride
-        self._chosen = spread_evenly(len(reader), wanted)
-        self._read: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reader, name)
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    @property
-    def headers(self) -> list[EpisodeHeader]:
-        return [self._reader.headers[int(i)] for i in self._chosen]
-
-    def motion(self, index: int, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        self._read[index] = self._reader.motion(int(self._chosen[index]), stride)
-        return self._read[index]
-
-    def rows(self) -> dict[str, np.ndarray]:
-        """All target actions and states of the sample."""
-        for index in range(len(self)):
-            if index not in self._read:
-                self.motion(index, self._stride)
-        actions, states = zip(*self._read.values(), strict=True)
-        return {"actions": np.concatenate(actions), "states": np.concatenate(states)}
+def _rows(reader: EpisodeReader, episodes: Sequence[int], *, stride: int) -> dict[str, np.ndarray]:
+    """All target actions and states of some episodes."""
+    motions = [reader.motion(number, stride) for number in episodes]
+    actions, states = zip(*motions, strict=True)
+    return {"actions": np.concatenate(actions), "states": np.concatenate(states)}
 
 
 def spread_evenly(total: int, wanted: int) -> Int[np.ndarray, " chosen"]:
@@ -202,7 +173,7 @@ def _instructions(reader: EpisodeReader) -> dict[str, Any]:
 
 def _dimensions(statistics: VectorStatistics, rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """A dict for each dimension."""
-    stored = {split: _turned(statistics, values) for split, values in rows.items()}
+    stored = {split: statistics.turn(values) for split, values in rows.items()}
     normalised = {split: statistics.normalise(values) for split, values in stored.items()}
     clipped = {s: _clipped(statistics, stored[s], normalised[s]) for s in stored}
     spec, found = statistics.spec, []
@@ -221,16 +192,6 @@ def _dimensions(statistics: VectorStatistics, rows: dict[str, np.ndarray]) -> li
             }
         )
     return found
-
-
-def _turned(statistics: VectorStatistics, rows: np.ndarray) -> Float[np.ndarray, "rows D"]:
-    """Rows as the statistics count them: angles of states near the middle of what there is."""
-    rows = rows.astype(np.float64)
-    if isinstance(statistics, StateStatistics):
-        angles = statistics.spec.of_kind("angle")
-        middle = (np.array(statistics.q01) + np.array(statistics.q99))[angles] / 2
-        rows[:, angles] = nearest_turn(rows[:, angles], middle)
-    return rows
 
 
 def _clipped(
@@ -268,9 +229,9 @@ def _histogram(values: dict[str, np.ndarray], low: float, high: float) -> dict[s
 
 def _published(source: WindowSource) -> dict[str, Any] | None:
     """Measured quantiles beside published ones, where they are of this dataset at this rate."""
-    reader, published = source.reader, source.reader.declaration.published
-    known = published is not None and reader.dataset.split("/")[0] in published.datasets
-    if not known or source.stride != 1:
+    reader = source.reader
+    published = published_for(reader.declaration, dataset=reader.dataset, stride=source.stride)
+    if published is None:
         return None
     checks = compare_with_published(source.statistics.actions, published)
     return {

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from roam_jax.__main__ import main
+from roam_jax.cli import describe_data_pictures
 from roam_jax.cli.describe_data_pictures import AUGMENTED, _augmented
 from roam_jax.cli.describe_data_text import data_lines
+from roam_jax.contracts import TimeSpec
+from roam_jax.data.members import DatasetChoice, open_members
+from roam_jax.data.options import WindowOptions
 from tests.cli.test_describe import FULL
+from tests.data import rlds
+from tests.data.test_summary import EmptyEpisode
 from tests.evaluate.conftest import write_toy
 from tests.test_commands import TINY, command
 
@@ -75,6 +81,20 @@ def test_a_mixture(tmp_path, capsys):
     assert names == expected | {"data.json"}
 
 
+def test_episodes_without_a_frame_are_not_drawn(tmp_path, monkeypatch):
+    filmed = [rlds.StoredEpisode.random(seed, 12) for seed in range(3)]
+    train = [EmptyEpisode(), filmed[0], EmptyEpisode(), filmed[1]]
+    root = rlds.write_dataset(tmp_path / "toy", {"train": train, "val": filmed[2:]})
+    options = WindowOptions(time=TimeSpec(9, 2), image_size=(8, 8))
+    (member,) = open_members([DatasetChoice(root)], options, cameras=("image_0",))
+    drawn = []
+    monkeypatch.setattr(
+        describe_data_pictures, "draw_episodes", lambda *_, titles, labels: drawn.extend(titles)
+    )
+    describe_data_pictures.draw_some_episodes(tmp_path / "episodes.png", member.train)
+    assert drawn == ["train episode 1: do thing 0", "train episode 3: do thing 1"]
+
+
 def test_augmented_versions_differ_and_keep_time(robot_config):
     robot_config.data.augment.brightness = 0.3
     rng = np.random.default_rng(0)
@@ -139,7 +159,33 @@ def test_bad_input_ends_with_one_message(robot_root, arguments, message, capsys)
 
 def test_the_2b_config_names_what_it_lacks(capsys):
     assert command(main, "describe", "--what", "data", "--config", FULL) == 2
-    assert "--config.data.root=..." in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "--config.data.root=..." in printed
+    assert "data.text" not in printed and "backbone.path" not in printed
+
+
+def test_the_2b_config_needs_neither_weights_nor_embeddings(tmp_path, capsys):
+    root, out = write_toy(tmp_path / "toy" / "1.0.0", seed=0), tmp_path / "out"
+    line = ["--what", "data", "--config", FULL, "--out", out, "--config.data.frames=9"]
+    assert command(main, "describe", *line, f"--config.data.root={root}") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "text not named yet (data.text is empty)" in text
+    assert json.loads((out / "data.json").read_text())["window"]["text"] == ""
+    assert (out / "window.png").exists()
+
+
+def test_a_dataset_without_embeddings_needs_none(tmp_path, capsys):
+    splits = {
+        split: [rlds.StoredEpisode.random(seed, 12, size=16)]
+        for seed, split in enumerate(("train", "val"))
+    }
+    features = rlds.bridge_features(16, language_embedding=None)
+    root = rlds.write_dataset(tmp_path / "toy", splits, features)
+    where, out = f"--config.data.root={root}", tmp_path / "out"
+    text = " ".join(describe(capsys, where, "--config.data.text=", "--out", out))
+    assert "data.text is empty" in text and (out / "window.png").exists()
+    assert command(main, "describe", "--what", "data", "--config", TINY, where) == 2
+    assert "stores none" in capsys.readouterr().err
 
 
 def test_an_out_that_is_a_file_is_refused_before_anything_is_read(tmp_path, capsys):

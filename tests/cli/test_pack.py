@@ -30,12 +30,13 @@ def test_a_copy_and_what_to_do_next(src, tmp_path, capsys):
     packed, now, following = capsys.readouterr().out.splitlines()
     assert packed.startswith("packed: 2 shards, ") and packed.endswith(" s")
     assert now == f"now:    2 shards, 4 episodes in {out}"
-    assert following == f"next:   train.py with --config.data.root={out}"
+    assert following.startswith("left:   val (") and "without --split" in following
     assert len(EpisodeReader(out, "train")) == 4
     assert command(main, "pack", "--src", src, "--out", out) == 0
-    packed, now, _ = capsys.readouterr().out.splitlines()
+    packed, now, following = capsys.readouterr().out.splitlines()
     assert packed.startswith("packed: 2 shards, ") and packed.endswith("; 2 were there")
     assert now == f"now:    4 shards, 5 episodes in {out}"
+    assert following == f"next:   train.py with --config.data.root={out}"
     assert len(EpisodeReader(out, "val")) == 1
 
 
