@@ -11,7 +11,10 @@ bit under any number of either.
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +34,7 @@ THREADS = 2
 BATCHES_AHEAD = 4
 # Batches that each worker holds ready.
 WORKER_BATCHES_AHEAD = 2
+PARENT_ASKED_EVERY_S = 1.0
 # How batches are made, not what they hold: may differ on a resume, and is told.
 READING = ("workers", "processes")
 
@@ -129,9 +133,7 @@ class Loader(Iterator[Batch]):
         options = grain.MultiprocessingOptions(
             num_workers=self._workers, per_worker_buffer_size=WORKER_BATCHES_AHEAD
         )
-        batches = ours.to_iter_dataset(alone).mp_prefetch(
-            options, worker_init_fn=_ignore_interrupts
-        )
+        batches = ours.to_iter_dataset(alone).mp_prefetch(options, worker_init_fn=_prepare_worker)
         return iter(batches)
 
 
@@ -210,10 +212,21 @@ def _fold(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _ignore_interrupts(index: int, count: int) -> None:
-    """In a worker: Ctrl-C reaches every process of a terminal, but its parent ends it."""
+def _prepare_worker(index: int, count: int) -> None:
+    """In a worker: it ends when its parent ends it or dies, and not before.
+
+    Terminals and schedulers signal every process, but the parent still has batches to take.
+    """
     del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_ASKED_EVERY_S)
+    os._exit(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,8 @@ from roam_jax.train.state import (
 from roam_jax.train.step import Metrics, make_train_step
 from roam_jax.train.workdir import Workdir, plain, require_same_config
 
+# Metrics without which a state is not saved.
+FINITE = ("loss", "grad_norm")
 Evaluate = Callable[[Params, int], Mapping[str, float]]
 
 
@@ -129,9 +131,10 @@ def run(
             )
             metrics: Metrics = {}
             for step in range(start, steps + 1):
+                stop = interrupts.signal is not None  # asked once: what ends here must be saved
                 if step > start:  # what a run resumes from was evaluated and saved before
-                    pause(step, state, metrics, stop=interrupts.signal is not None)
-                if interrupts.signal:
+                    pause(step, state, metrics, stop=stop)
+                if stop:
                     logging.info("%s: stopped after step %d", interrupts.signal.name, step)
                     raise SystemExit(interrupts.exit_code)
                 if step < steps:
@@ -140,7 +143,7 @@ def run(
                     batch = _draw(ready, step, interrupts)
                     if batch is None:
                         if step > start:
-                            pause.save(step, state)
+                            pause.save(step, state, metrics)
                         raise SystemExit(interrupts.exit_code)
                     train_step = train_steps[curriculum.rounds_at(step)]
                     state, metrics = train_step(state, frozen, batch)
@@ -187,11 +190,12 @@ class _Pause:
         if log:
             self._log.write(step, {"rounds": self._curriculum.rounds_at(step - 1), **values})
         if save:
-            self.save(step, state)
+            self.save(step, state, metrics)
         self._progress.restart_lap()
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Saves the state of a step, unless that was done."""
+    def save(self, step: int, state: TrainState, metrics: Mapping[str, Any]) -> None:
+        """Saves the state of a step, unless that was done; never one that is not finite."""
+        self._require_finite(step, {name: float(metrics[name]) for name in FINITE})
         if step not in self._checkpoints.steps:
             data = self._batches.get_state()
             self._checkpoints.save(step, state, data=data, config=plain(self._config))
@@ -200,7 +204,7 @@ class _Pause:
         return every > 0 and (step % every == 0 or step == self._config.train.steps)
 
     def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
-        if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
+        if not all(math.isfinite(values[name]) for name in FINITE):
             steps = self._checkpoints.steps
             raise FloatingPointError(
                 f"step {step}: loss = {values['loss']}, grad_norm = {values['grad_norm']}; stopped "
@@ -226,7 +230,7 @@ def _draw(
         if interrupts.signal is None:
             raise
         return None
-    if batch is None:
+    if batch is None and interrupts.signal is None:
         raise ValueError(f"the batches ended after {step} steps; expected an endless iterator")
     return batch
 

@@ -38,7 +38,8 @@ class DevicePrefetch:
         depth: int = DEPTH,
     ):
         self._batches, self._put = batches, put
-        self._ready: queue.Queue = queue.Queue(depth)
+        self._ready: queue.SimpleQueue = queue.SimpleQueue()
+        self._slots = threading.Semaphore(depth)
         self._stop = threading.Event()
         self._state = batches.get_state()
         self._waited = 0.0
@@ -62,6 +63,7 @@ class DevicePrefetch:
             self._ready.put((None, None, error))  # whoever asks again is told again
             raise error
         self._state = state
+        self._slots.release()
         return batch
 
     def get_state(self) -> Any:
@@ -76,16 +78,12 @@ class DevicePrefetch:
     def close(self) -> None:
         """Ends the thread; what it read ahead is dropped."""
         self._stop.set()
-        while self._thread.is_alive():
-            try:  # a full queue would hold the thread back
-                self._ready.get(timeout=0.01)
-            except queue.Empty:
-                continue
+        self._slots.release()  # it may wait for one
         self._thread.join()
 
     def _fill(self) -> None:
         try:
-            while not self._stop.is_set():
+            while self._slots.acquire() and not self._stop.is_set():
                 batch = self._put(next(self._batches))
                 self._ready.put((batch, self._batches.get_state(), None))
         except BaseException as error:  # whatever it is, the training thread raises it

@@ -184,6 +184,36 @@ def test_ctrl_c_does_not_reach_the_workers(tmp_path):
     assert found == expected
 
 
+ORPHANS = """
+import pathlib
+import sys
+import time
+
+from roam_jax.data.loader import make_loader
+from tests.data.test_loader import open_windows
+
+if __name__ == "__main__":
+    loader = make_loader(open_windows(pathlib.Path(sys.argv[1])), batch_size=4, seed=0, workers=1)
+    next(loader)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_do_not_outlive_a_killed_run(tmp_path):
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), str(tmp_path / "toy")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
+        while run.stdout.readline() != "ready\n":
+            assert run.poll() is None
+        children = psutil.Process(run.pid).children(recursive=True)
+        run.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert children and not alive
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_every_batch(mixture, count):
     whole = take(make_loader(mixture, batch_size=8, seed=1), 6)

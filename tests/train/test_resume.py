@@ -59,7 +59,7 @@ def assert_same(undisturbed, workdir, state):
 
 def test_killed_run_repeats_bit_for_bit(undisturbed, tmp_path):
     step = random.randrange(5, 8)  # after the checkpoint of step 4
-    killed = child(tmp_path, "kill", step + DEPTH + 1)  # drawn ahead while that step runs
+    killed = child(tmp_path, "kill", step + DEPTH)  # drawn ahead while that step runs
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "checkpoints" / "4").is_dir()
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -80,7 +80,7 @@ def test_sigterm_saves_and_exits(undisturbed, tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         last = checkpoints.steps[-1]
     # Batches are drawn ahead of their step; the step that was running is finished and saved.
-    assert 6 - DEPTH - 1 <= last <= 7
+    assert 6 - DEPTH <= last <= 7
     assert [row["step"] for row in losses(tmp_path)] == list(range(1, last + 1))
     assert_same(undisturbed, tmp_path, run(tmp_path))
 
@@ -99,6 +99,27 @@ def test_a_signal_that_ends_the_readers_too_still_saves(undisturbed, tmp_path, n
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps[-1] == losses(tmp_path)[-1]["step"]
     assert_same(undisturbed, tmp_path, run(tmp_path))
+
+
+def test_a_broken_state_is_not_saved_at_the_end(tmp_path, monkeypatch):
+    """The last step before the readers ended was neither logged nor checked."""
+    draw = loop._draw
+
+    def draw_until_the_end(batches, step, interrupts):
+        if step < 6:
+            return draw(batches, step, interrupts)
+        interrupts.signal = signal.SIGTERM
+        return None
+
+    monkeypatch.setattr(loop, "_draw", draw_until_the_end)
+    config = toy.make_config(mesh=(2, 4), log_every=0)
+    batches = toy.ToyBatches(poison=5)
+    with pytest.raises(FloatingPointError, match="step 6: loss = nan.* is step 4"):
+        loop.run(
+            toy.make_task(), batches, config=config, workdir=tmp_path, rounds=2, rules=toy.RULES
+        )
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps == [4]
 
 
 def test_interrupted_before_and_after_the_first_checkpoint(undisturbed, tmp_path):
