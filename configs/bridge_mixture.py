@@ -1,15 +1,17 @@
-"""BridgeData V2 in both of its copies: a mixture with a goal, augmentation and workers.
+"""BridgeData V2 beside another dataset: a mixture with a goal, augmentation and workers.
 
     python train.py --config configs/bridge_mixture.py --workdir runs/mixture \\
         --config.backbone.path=CONVERTED_2B --config.data.text=EMBEDDINGS \\
-        --config.data.mixture="(('bridge',0.75,'BRIDGE'),('oxe',0.25,'OXE_BRIDGE'))"
+        --config.data.mixture_actions=pad \\
+        --config.data.mixture="(('bridge',0.75,'BRIDGE'),('arm',0.25,'MY_ARM','my_arm.py'))"
     python train.py --config configs/bridge_mixture.py:tiny --workdir runs/mixture_tiny
 
 What `bridge_3loop.py` leaves out of the data: a mixture, the end of the episode as a goal, random
-crops and colours with the ranges that Octo trains with, workers. OXE's copy has one camera, so one
-is used; with BridgeData V2 alone add others by `--config.data.cameras`. `tiny` mixes the two
-embedded datasets at 9 frames of 64x64 on the package's small weights: 200 steps, about three
-minutes on two CPU cores.
+crops and colours with the ranges that Octo trains with, workers. `my_arm.py` is the declaration of
+docs/data.md, which also tells when `mixture_actions` is needed. Do not mix BridgeData V2 with OXE's
+copy of it: one's validation split is in the other's training split. `tiny` mixes the two embedded
+datasets at 9 frames of 64x64 on the package's small weights: 200 steps, a few minutes on two CPU
+cores.
 """
 
 import ml_collections

@@ -119,6 +119,8 @@ def test_a_mixture_of_robots_with_everything_on(options, robot_root, tmp_path):
     assert command(eval_command.main, "--workdir", tmp_path / "run", "--rounds", "2") == 0
     report = json.loads((tmp_path / "run" / "eval" / "4.json").read_text())
     assert list(report["splits"]) == ["train/bridge", "train/axes", "val/bridge", "val/axes"]
+    moved = ["--workdir", tmp_path / "run", "--config.data.root=elsewhere"]
+    assert command(eval_command.main, *moved) == 2
     errors = {
         split: list(found["rounds"]["2"]["actions"]["chunk"]["absolute_error"])
         for split, found in report["splits"].items()

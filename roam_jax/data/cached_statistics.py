@@ -25,7 +25,7 @@ from roam_jax.data.published import compare_with_published, published_for
 from roam_jax.data.statistics import RobotStatistics, StateStatistics, require_finite
 from roam_jax.files import write_once
 
-# Part of the fingerprint: a change in what is counted must not meet older figures.
+# Part of the cache's name: a change in what is counted must not meet older figures there.
 RULES = "target actions; states near their circular mean; exact or KLL; 4"
 PROGRESS_EVERY_S = 30
 # BridgeData V2 as its authors publish it, after preprocessing as here.
@@ -128,8 +128,9 @@ def cached_statistics(reader: MotionReader, *, stride: int = 1) -> RobotStatisti
 
 
 def cache_path(fingerprint: str) -> pathlib.Path:
-    """Where the statistics with this fingerprint are kept."""
-    return cache_dir() / "statistics" / f"{fingerprint}.json"
+    """Where the statistics with this fingerprint are kept, as they are counted now."""
+    name = hashlib.sha256(f"{fingerprint} {RULES}".encode()).hexdigest()[:32]
+    return cache_dir() / "statistics" / f"{name}.json"
 
 
 def rate_line(*, episodes: int, transitions: int, seconds: float) -> str:
@@ -224,6 +225,6 @@ class _Progress:
 
 
 def statistics_fingerprint(reader: MotionReader, *, stride: int = 1) -> str:
-    """Hash of the episodes, of what they are taken for and of the rules of counting."""
-    text = f"{reader.fingerprint} {reader.declaration.digest()} {stride} {RULES}"
+    """Hash of the episodes, of what their numbers are taken for and of the rate."""
+    text = f"{reader.fingerprint} {reader.declaration.digest()} {stride}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]

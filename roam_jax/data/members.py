@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -14,6 +15,7 @@ from roam_jax.data.cached_statistics import cached_statistics, statistics_finger
 from roam_jax.data.dataset import EpisodeReader
 from roam_jax.data.declaration import AUTO, DatasetDeclaration, load_declaration
 from roam_jax.data.known import detect_in
+from roam_jax.data.mixing import FINEST
 from roam_jax.data.options import Spaces, WindowOptions
 from roam_jax.data.statistics import RobotStatistics
 from roam_jax.data.windows import WindowSource
@@ -21,6 +23,9 @@ from roam_jax.spelling import check_choice
 
 MIXED_ACTIONS = ("same", "pad")
 WEIGHT_TOLERANCE = 1e-6
+# A smaller share would be rounded to none.
+SMALLEST_WEIGHT = 1 / FINEST
+NAME = re.compile(r"[\w-]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +103,13 @@ def open_members(
         raise ValueError(
             f"data.splits = {splits}: expected two, to train and to validate on, or ()"
         )
-    _check_weights(choices)
+    check_weights(choices)
     readers = []
     for choice in choices:
         with _named(choice):
             readers.append(_open_splits(choice, cameras, splits))
-    spaces = _spaces(choices, [train.declaration for train, _ in readers], rule=actions)
+    _check_held_out(choices, readers)
+    spaces = common_spaces(choices, [train.declaration for train, _ in readers], rule=actions)
     members = []
     for number, (choice, pair) in enumerate(zip(choices, readers, strict=True)):
         with _named(choice):
@@ -117,6 +123,25 @@ def open_members(
     return tuple(members)
 
 
+def _check_held_out(
+    choices: Sequence[DatasetChoice], readers: Sequence[tuple[EpisodeReader, EpisodeReader]]
+) -> None:
+    """Refuses an episode that one member trains on and any of them validates on, by its name."""
+    for choice, (train, _) in zip(choices, readers, strict=True):
+        trained = set(train.headers.names)
+        for other, (_, val) in zip(choices, readers, strict=True):
+            shared = trained & set(val.headers.names)
+            if shared:
+                both = [
+                    f"{part.split}{f' of {c.name}' if c.name else ''}"
+                    for c, part in ((choice, train), (other, val))
+                ]
+                raise ValueError(
+                    f"{val.root}: {len(shared)} episodes lie in both {' and '.join(both)}, such "
+                    f"as {min(shared)}; expected splits without a common episode"
+                )
+
+
 @contextlib.contextmanager
 def _named(choice: DatasetChoice) -> Iterator[None]:
     """Says of which member of a mixture an error is."""
@@ -125,7 +150,8 @@ def _named(choice: DatasetChoice) -> Iterator[None]:
     except (ValueError, FileNotFoundError) as error:
         if not choice.name:
             raise
-        raise type(error)(f"data.mixture member {choice.name!r}: {error}") from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"data.mixture member {choice.name!r}: {error}") from error
 
 
 def _statistics(
@@ -134,17 +160,29 @@ def _statistics(
     """The known scaling where it is of these episodes, else that of the train split."""
     stride = options.stride(train.declaration.rate)
     if known is not None and known.fingerprint == statistics_fingerprint(train, stride=stride):
-        return known
+        return dataclasses.replace(known, root=str(train.root))
     return cached_statistics(train, stride=stride)
 
 
-def _check_weights(choices: Sequence[DatasetChoice]) -> None:
+def check_weights(choices: Sequence[DatasetChoice]) -> None:
+    """Refuses shares that are none, and names that reports and files could not tell apart.
+
+    Raises:
+        ValueError: names them.
+    """
     names = [choice.name for choice in choices]
+    odd = [name for name in names if name and not NAME.fullmatch(name)]
+    if odd:
+        raise ValueError(
+            f"data.mixture: names {odd}: expected letters, digits, underscores and hyphens"
+        )
     if len(set(names)) < len(names) or (len(names) > 1 and "" in names):
         raise ValueError(f"data.mixture: names {names}; expected a name for each, no two alike")
-    wrong = {c.name: c.weight for c in choices if not 0 < c.weight < math.inf}
+    wrong = {c.name: c.weight for c in choices if not SMALLEST_WEIGHT <= c.weight < math.inf}
     if wrong:
-        raise ValueError(f"data.mixture: weights {wrong}: expected numbers above 0")
+        raise ValueError(
+            f"data.mixture: weights {wrong}: expected numbers above 0, at least {SMALLEST_WEIGHT:g}"
+        )
     total = math.fsum(choice.weight for choice in choices)
     if abs(total - 1) > WEIGHT_TOLERANCE:
         listed = ", ".join(f"{c.name} {c.weight:g}" for c in choices)
@@ -157,7 +195,7 @@ def _check_weights(choices: Sequence[DatasetChoice]) -> None:
 def _open_splits(
     choice: DatasetChoice, cameras: tuple[str, ...], splits: tuple[str, ...]
 ) -> tuple[EpisodeReader, EpisodeReader]:
-    """Readers of the train and the validation split, which share no episode."""
+    """Readers of the train and the validation split."""
     declaration = load_declaration(choice.declaration) or detect_in(choice.root)
     if splits:
         declaration = dataclasses.replace(declaration, splits=splits)
@@ -165,16 +203,10 @@ def _open_splits(
         EpisodeReader(choice.root, split, cameras=cameras, declaration=declaration)
         for split in declaration.splits
     )
-    shared = set(train.headers.names) & set(val.headers.names)
-    if shared:
-        raise ValueError(
-            f"{train.root}: {len(shared)} episodes lie in both {train.split} and {val.split}, such "
-            f"as {min(shared)}; expected splits without a common episode"
-        )
     return train, val
 
 
-def _spaces(
+def common_spaces(
     choices: Sequence[DatasetChoice], declarations: Sequence[DatasetDeclaration], *, rule: str
 ) -> Spaces | None:
     """What the members' dimensions are brought to; None where they are the same.

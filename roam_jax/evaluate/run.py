@@ -167,7 +167,7 @@ def evaluate_workdir(
     if overrides is not None:
         overrides(config)
     changed = differences(saved, plain(config))
-    _check_overrides(changed)
+    _check_overrides(changed, mixture=bool(config.data.mixture))
     known = saved_statistics(provenance)
     experiment = build(config, known)
     _check_fingerprints(experiment, provenance.get("fingerprints", {}), changed)
@@ -205,7 +205,12 @@ def _origin(experiment: Experiment) -> dict[str, Any]:
     return {"data": data, "fingerprints": dict(experiment.fingerprints)}
 
 
-def _check_overrides(changed: Mapping[str, str]) -> None:
+def _check_overrides(changed: Mapping[str, str], *, mixture: bool) -> None:
+    if mixture and "data.root" in changed:
+        raise ValueError(
+            f"data.root: {changed['data.root']}: the run's data is data.mixture, which is what to "
+            "override (the same names, other folders)"
+        )
     refused = [
         f"{key}: {values}"
         for key, values in changed.items()
@@ -279,9 +284,7 @@ def _check_fingerprints(
         kind = name.split("/")[0]
         key = inputs.get(kind, "backbone.path")
         found = experiment.fingerprints.get(name)
-        if found == expected or (
-            kind in inputs and {"data.root", "data.mixture", key} & changed.keys()
-        ):
+        if found == expected or (kind in inputs and {data_key, key} & changed.keys()):
             continue
         what = name if kind in inputs else f"frozen weights {name!r}"
         section, leaf = key.split(".")

@@ -12,13 +12,14 @@ import importlib.metadata
 import json
 import pathlib
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 
 from roam_jax.axes import MESH_AXES
 from roam_jax.cogvideox.config import TransformerConfig
@@ -32,7 +33,7 @@ from roam_jax.spelling import check_choice
 from roam_jax.tasks import backbone as backbones
 from roam_jax.tasks import graft_task, vae, video
 from roam_jax.tasks.augment import Augmentation
-from roam_jax.tasks.backbone import LATENT_FIELDS
+from roam_jax.tasks.backbone import FIRST_CAMERA, LATENT_FIELDS
 from roam_jax.tasks.datasets import STATISTICS, data_fingerprints, open_data
 from roam_jax.train import sharding
 from roam_jax.train.curriculum import Curriculum
@@ -85,7 +86,10 @@ class Experiment:
         sources = [member.train for member in self.members]
         workers = self.config.data.workers
         if "target_latents" in self.task.batch_spec:
-            sources, workers = [self.encoded(source) for source in sources], 0
+            sources = [self.encoded(source) for source in sources]
+            if workers:
+                logging.info("data.workers = %d: none is needed, windows are in memory", workers)
+            workers = 0
         weights = [member.weight for member in self.members]
         return make_loader(
             list(zip(sources, weights, strict=True)),
@@ -99,7 +103,8 @@ class Experiment:
         """The windows of a split with their videos encoded once, by the frozen VAE."""
         backbone = self.model.backbone
         params = jax.device_put(backbone.pretrained_vae())
-        encode = jax.jit(functools.partial(backbone.encode_batch, time=self.time))
+        fields = [name for name in LATENT_FIELDS if name in self.task.batch_spec]
+        encode = jax.jit(functools.partial(backbone.encode_batch, time=self.time, fields=fields))
         return encode_windows(source, functools.partial(encode, params), batch_size=ENCODE_BATCH)
 
     def provenance(self) -> dict[str, Any]:
@@ -137,7 +142,8 @@ def build(
         windows = sum(len(member.train) for member in members)
         if windows <= config.data.encode_once:
             refuse_encoding_once(config)
-            task = encoded(task, time=time, latent_shape=backbone.latent_shape)
+            fields = getattr(model, "latent_fields", FIRST_CAMERA)
+            task = encoded(task, time=time, latent_shape=backbone.latent_shape, fields=fields)
     return Experiment(
         config=config,
         time=time,
@@ -191,12 +197,21 @@ def _rounds(config: ml_collections.ConfigDict) -> Curriculum:
     return Curriculum(1, (), steps=train.steps)
 
 
-def encoded(task: Task, *, time: TimeSpec, latent_shape: tuple[int, ...]) -> Task:
-    """The task on batches whose videos, in its spec, were encoded before."""
+def encoded(
+    task: Task, *, time: TimeSpec, latent_shape: tuple[int, ...], fields: Collection[str]
+) -> Task:
+    """The task on batches whose videos, in its spec, were encoded before.
+
+    Args:
+        task: on batches that bring frames.
+        time: alignment of the window.
+        latent_shape: (C, h, w).
+        fields: which of `LATENT_FIELDS` the model reads.
+    """
     frames = {"observed": time.t_current, "target": time.latents, "goal": 1}
     spec = {}
     for name, videos in LATENT_FIELDS.items():
-        if videos in task.batch_spec:
+        if name in fields:
             # (B, T, H, W, 3), and with several cameras (B, V, T, H, W, 3).
             rows = task.batch_spec[videos].shape[:-4]
             shape = (*rows, frames[name.partition("_")[0]], *latent_shape)

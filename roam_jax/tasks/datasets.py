@@ -13,6 +13,7 @@ import ml_collections
 
 from roam_jax.cogvideox.importing import hash_file
 from roam_jax.contracts import TimeSpec
+from roam_jax.data.declaration import AUTO
 from roam_jax.data.embedded import ensure_embedded
 from roam_jax.data.members import DatasetChoice, Member, open_members
 from roam_jax.data.options import LANGUAGE_EMBEDDING, WindowOptions
@@ -67,10 +68,16 @@ def dataset_choices(data: ml_collections.ConfigDict) -> tuple[DatasetChoice, ...
     """The datasets that `config.data` names, with roots as they are written there.
 
     Raises:
-        ValueError: a member of `data.mixture` that is no (name, weight, root[, declaration]).
+        ValueError: a member of `data.mixture` that is no (name, weight, root[, declaration]), or a
+            declaration beside the mixture.
     """
     if not data.mixture:
         return (DatasetChoice(data.root, declaration=data.declaration),)
+    if data.declaration != AUTO:
+        raise ValueError(
+            f"data.declaration = {data.declaration!r} beside data.mixture: expected a declaration "
+            "with each member, (name, weight, root, declaration)"
+        )
     choices = []
     for entry in data.mixture:
         kinds = [type(value) for value in entry] if isinstance(entry, tuple | list) else []
@@ -105,7 +112,7 @@ def data_fingerprints(
         found[name] = member.train.describe()["fingerprint"]
         found[f"{name}/val"] = member.val.describe()["fingerprint"]
     if config.data.mixture:
-        found["mixture"] = ", ".join(f"{member.name} {member.weight:g}" for member in members)
+        found["mixture"] = ", ".join(f"{member.name} {member.weight!r}" for member in members)
     if config.data.text != LANGUAGE_EMBEDDING:
         found["text"] = hash_file(pathlib.Path(config.data.text).expanduser())
     return found

@@ -166,7 +166,7 @@ def test_a_faster_process_is_followed(cache, monkeypatch):
     def slowly(reader, *, stride):
         first = compute_statistics(reader, stride=stride)
         (cache / "statistics").mkdir(parents=True)
-        path = cache / "statistics" / f"{first.fingerprint}.json"
+        path = module.cache_path(first.fingerprint)
         path.write_text(first.to_json())
         return dataclasses.replace(first, episodes=99)
 

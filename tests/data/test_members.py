@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from roam_jax.contracts import POSE_AND_GRIPPER, TimeSpec
+from roam_jax.data import cached_statistics
 from roam_jax.data.loader import make_loader
 from roam_jax.data.members import DatasetChoice, open_members
 from roam_jax.data.options import WindowOptions
@@ -209,6 +210,7 @@ def test_errors_name_the_member(roots, tmp_path, options):
         ((0.5, 0.4), r"weights one 0.5, two 0.4 sum to 0.9, expected 1 \(such as one 0.5556"),
         ((1.0, 0.0), r"weights \{'two': 0.0\}: expected numbers above 0"),
         ((1.5, -0.5), r"weights \{'two': -0.5\}: expected numbers above 0"),
+        ((1.0, 1e-7), r"weights \{'two': 1e-07\}: expected numbers above 0, at least 1e-06"),
     ],
 )
 def test_weights_that_are_none(roots, weights, message, options):
@@ -220,6 +222,32 @@ def test_two_members_of_one_name(roots, options):
     choices = [DatasetChoice(root, "one", 0.5) for root in roots]
     with pytest.raises(ValueError, match=r"names \['one', 'one'\]; expected a name for each"):
         open_members(choices, options, cameras=("image_0",))
+
+
+def test_a_name_that_no_file_could_have(roots, options):
+    choices = [
+        DatasetChoice(root, name, 0.5) for root, name in zip(roots, ("a/b", "c"), strict=True)
+    ]
+    with pytest.raises(ValueError, match=r"names \['a/b'\]: expected letters"):
+        open_members(choices, options, cameras=("image_0",))
+
+
+def test_an_episode_that_another_member_validates_on(tmp_path, roots, options):
+    train = [rlds.StoredEpisode.random(50, 11), rlds.StoredEpisode.random(51, 11)]
+    val = [rlds.StoredEpisode.random(52, 11)]
+    other = rlds.write_dataset(tmp_path / "other", {"train": train, "val": val})
+    with pytest.raises(ValueError, match="lie in both train of two and val of one, such as .*50"):
+        open_members(mix([roots[0], other], 0.5, 0.5), options, cameras=("image_0",))
+
+
+def test_a_scale_outlives_the_rules_of_counting(roots, options, monkeypatch):
+    """What a later version counts otherwise must not rescale a run that goes on."""
+    (member,) = open_members([DatasetChoice(roots[0])], options, cameras=("image_0",))
+    actions = dataclasses.replace(member.statistics.actions, q99=(9.0,) * 7)
+    known = {"": dataclasses.replace(member.statistics, actions=actions, root="elsewhere")}
+    monkeypatch.setattr(cached_statistics, "RULES", "other rules")
+    (again,) = open_members([DatasetChoice(roots[0])], options, cameras=("image_0",), known=known)
+    assert again.statistics.actions == actions and again.statistics.root == str(roots[0])
 
 
 def test_an_empty_member_is_named(roots, tmp_path, options):

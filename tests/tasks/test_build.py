@@ -119,6 +119,13 @@ def test_a_mixture_that_is_none(robot_config, mixture, message):
         build(robot_config)
 
 
+def test_a_declaration_beside_a_mixture_is_refused(robot_config):
+    robot_config.data.mixture = (("one", 1.0, robot_config.data.root),)
+    robot_config.data.declaration = "arm.py"
+    with pytest.raises(ValueError, match="data.declaration = 'arm.py' beside data.mixture"):
+        build(robot_config)
+
+
 def test_a_mixture_has_a_split_and_a_fingerprint_for_each_member(robot_config, tmp_path):
     root = robot_config.data.root
     spec = EmbeddedSpec(seed=7, train=3, val=1, image_size=16)
