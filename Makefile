@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	@echo "checkpoint: $(RUN)/checkpoints"
 
 test: $(VENV)/.installed-test lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

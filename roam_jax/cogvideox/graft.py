@@ -10,6 +10,7 @@ is the backbone at initialisation, for any number of rounds.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import einops
 import flax.linen as nn
@@ -108,27 +109,8 @@ class GraftedTransformer(nn.Module):
         }
         temb, frames = condition(self.time_embedding, timesteps, latent_frames(self.layout))
         table = self.topology.segment_table(self.layout)[0] if cells else None
-        taps = self.graft_config.taps(self.config.num_layers)
-
-        def block(looped: LoopedBlock, carry: tuple[Streams, Array], number: Array):
-            state, tapped = carry
-            state, measures = looped(
-                state, temb, table, frames, rounds=rounds, extrapolate=extrapolate
-            )
-            if taps:
-                here = (jnp.asarray(taps) == number)[:, None, None, None]
-                tapped = jnp.where(here, state["video"][None, :, :visual], tapped)
-            return (state, tapped), measures
-
-        scanned = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.config.num_layers,
-        )
-        tapped = jnp.zeros((len(taps), *video.shape), jnp.float32)
-        (streams, tapped), measures = scanned(
-            self.blocks, (streams, tapped), jnp.arange(self.config.num_layers)
+        streams, tapped, measures = self._run_blocks(
+            streams, temb, table, frames, visual=visual, rounds=rounds, extrapolate=extrapolate
         )
         video, extra = jnp.split(streams["video"], [visual], axis=1)
         own = None if frames is None else frames[:visual]
@@ -137,6 +119,45 @@ class GraftedTransformer(nn.Module):
         outputs = {"velocity": velocity, **self.graft.decode(velocity, cells, tapped)}
         outputs |= self._cameras(cells, temb, latents.shape, frames)
         return outputs, measures
+
+    def _run_blocks(
+        self,
+        streams: Streams,
+        *conditions: Any,
+        visual: int,
+        rounds: int,
+        extrapolate: str | None,
+    ) -> tuple[Streams, Float[Array, "taps B _ D"], dict]:
+        """All blocks, one after the other, each in rounds.
+
+        Args:
+            streams: cells before the first block.
+            conditions: what every block takes beside them: `_call_block`'s temb, table and frames.
+            visual: how many of the video's cells are the backbone's own.
+            rounds, extrapolate: as for the call.
+
+        Returns:
+            The streams after the last block; the backbone's own video cells after each block that
+            the decoder reads; measures by block.
+        """
+        layers = self.config.num_layers
+        taps = self.graft_config.taps(layers)
+
+        def block(looped: LoopedBlock, carry: tuple[Streams, Array], number: Array):
+            state, tapped = carry
+            state, measures = looped(state, *conditions, rounds=rounds, extrapolate=extrapolate)
+            if taps:
+                here = (jnp.asarray(taps) == number)[:, None, None, None]
+                tapped = jnp.where(here, state["video"][None, :, :visual], tapped)
+            return (state, tapped), measures
+
+        scanned = nn.scan(
+            block, variable_axes={"params": 0}, split_rngs={"params": True}, length=layers
+        )
+        size, _, width = streams["video"].shape
+        tapped = jnp.zeros((len(taps), size, visual, width), jnp.float32)
+        (streams, tapped), measures = scanned(self.blocks, (streams, tapped), jnp.arange(layers))
+        return streams, tapped, measures
 
     def _patches(self, data: Mapping[str, Array]) -> dict[str, Float[Array, "B _ D"]]:
         """View region -> its latents through the backbone's patch embedding, at its positions.

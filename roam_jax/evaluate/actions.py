@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from roam_jax.data.proprio import nearest_turn
 from roam_jax.data.statistics import VectorStatistics
 from roam_jax.evaluate.bootstrap import estimate_mean
 
@@ -52,8 +53,8 @@ def action_figures(
 
     Returns:
         {"chunk", "first"}: each with "actions" (how many), "mse" (normalised, with interval),
-        "absolute_error" (dimension that is no gripper -> error in its unit) and, where there is a
-        gripper, "gripper_accuracy".
+        "absolute_error" (dimension that is no gripper -> error in its unit, of an angle the smaller
+        arc) and, where there is a gripper, "gripper_accuracy".
     """
     targets = windows.targets[:, : predicted.shape[1]]
     return {
@@ -71,9 +72,10 @@ def action_figures(
 def _figures(predicted, targets, *, episodes, statistics, resamples) -> dict[str, Any]:
     predicted, targets = predicted.astype(np.float64), targets.astype(np.float64)
     mse = np.square(predicted - targets).mean(axis=(1, 2))
-    error = np.abs(statistics.unnormalise(predicted) - statistics.unnormalise(targets))
-    error = error.mean(axis=(0, 1)).tolist()
-    spec = statistics.spec
+    spec, angles = statistics.spec, statistics.spec.of_kind("angle")
+    error = statistics.unnormalise(predicted) - statistics.unnormalise(targets)
+    error[..., angles] = nearest_turn(error[..., angles], np.zeros(len(angles)))
+    error = np.abs(error).mean(axis=(0, 1)).tolist()
     figures = {
         "actions": predicted.shape[1],
         "mse": estimate_mean(mse, episodes, resamples=resamples).to_json(),

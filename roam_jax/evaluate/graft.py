@@ -29,6 +29,12 @@ from roam_jax.model.looped import check_rounds
 from roam_jax.tasks.build import Experiment
 from roam_jax.viz.buckets import draw_buckets
 
+# Part of a report -> the predictor's velocity errors, of the model and of predicting zero.
+VELOCITY_ERRORS = {
+    "video": ("error", "zero_error"),
+    "cameras": ("camera_error", "camera_zero_error"),
+}
+
 
 class GraftEvaluation:
     """Figures and pictures of a `GraftModel`.
@@ -144,9 +150,11 @@ class GraftEvaluation:
                 if name in deployed
             },
             "measures": deployed["measures"],
-            "errors": jnp.stack([bucket["error"] for bucket in buckets], axis=1),
-            "zero_errors": jnp.stack([bucket["zero_error"] for bucket in buckets], axis=1),
-            **_camera_errors(buckets),
+            "errors": {
+                part: [jnp.stack([bucket[name] for bucket in buckets], axis=1) for name in names]
+                for part, names in VELOCITY_ERRORS.items()
+                if names[0] in buckets[0]
+            },
         }
 
     def _figures(
@@ -176,14 +184,16 @@ class GraftEvaluation:
         windows = _action_windows(found)
         return {
             "actions": self._action_figures(one["actions"], windows, source),
-            "video": bucket_figures(
-                one["errors"],
-                one["zero_errors"],
-                buckets=self._buckets,
-                episodes=windows.episodes,
-                resamples=self._settings.resamples,
-            ),
-            **self._camera_figures(one, windows.episodes),
+            **{
+                part: bucket_figures(
+                    *one["errors"][part],
+                    buckets=self._buckets,
+                    episodes=windows.episodes,
+                    resamples=self._settings.resamples,
+                )
+                for part in VELOCITY_ERRORS
+                if part in one["errors"]
+            },
             "measures": round_figures(one["measures"]),
             "streams": {
                 name: stream_figures(
@@ -196,22 +206,6 @@ class GraftEvaluation:
             },
         }
 
-    def _camera_figures(self, one: dict, episodes: Int[np.ndarray, " windows"]) -> dict:
-        """{"cameras": as "video", without zero_mse}; {} where no other camera is predicted."""
-        if "camera_errors" not in one:
-            return {}
-        errors = one["camera_errors"]
-        figures = bucket_figures(
-            errors,
-            errors,
-            buckets=self._buckets,
-            episodes=episodes,
-            resamples=self._settings.resamples,
-        )
-        for bucket in figures["buckets"]:
-            del bucket["zero_mse"]
-        return {"cameras": figures}
-
     def _action_figures(
         self, predicted: np.ndarray, windows: ActionWindows, source: WindowSource
     ) -> dict:
@@ -221,13 +215,6 @@ class GraftEvaluation:
             statistics=source.statistics.actions,
             resamples=self._settings.resamples,
         )
-
-
-def _camera_errors(buckets: list[dict]) -> dict:
-    """Velocity error of the other cameras, where they are predicted."""
-    if "camera_error" not in buckets[0]:
-        return {}
-    return {"camera_errors": jnp.stack([bucket["camera_error"] for bucket in buckets], axis=1)}
 
 
 def _action_windows(found: dict) -> ActionWindows:

@@ -21,8 +21,8 @@ from roam_jax.tasks.streams import MASKS, TARGETS
 
 # What the model reads of a window, beside its latents; masks where robots differ.
 INPUTS = ("text", *DATA_FIELDS.values(), *TARGETS.values(), *MASKS.values())
-# Added to a stream of noise: that of the other cameras, which is independent of the first's.
-CAMERA_STREAMS = 1 << 20
+# Added to a stream of noise: those of the other cameras and of actions, independent of the video's.
+CAMERA_STREAMS, ACTION_STREAMS = 1 << 20, 1 << 21
 
 
 class GraftPredictor:
@@ -99,22 +99,29 @@ class GraftPredictor:
             {"actions" (B, p, A) normalised, "proprio" (B, F - t_current, J) and "reward"
             (B, F - t_current, 1) where they are predicted, "error" (B,) of the velocity over
             predicted frames, "zero_error" (B,) of predicting zero, where other cameras are
-            predicted "camera_error" (B,) of their velocity, "latents" (B, F, C, H, W): the observed
-            frames and x0 of the others in one step, "measures": measure -> stream -> (B, depth,
-            rounds)}.
+            predicted "camera_error" and "camera_zero_error" (B,) of theirs, "latents" (B, F, C, H,
+            W): the observed frames and x0 of the others in one step, "measures": measure -> stream
+            -> (B, depth, rounds)}.
         """
-        model, time = self.model, self.model.time
-        shape = (time.latents, *model.backbone.latent_shape)
+        shape = (self.model.time.latents, *self.model.backbone.latent_shape)
         drawn = window_noise(indices, stream, *timesteps, shape=shape)
-        chunk = (time.chunk, model.module.graft_config.action_dim)
-        _, action_noise = window_noise(indices, stream, *timesteps, shape=chunk)
-        noise = {"action_noise": action_noise}
-        if model.predicts_cameras:
-            _, noise["camera_noise"] = window_noise(
-                indices, stream + CAMERA_STREAMS, *timesteps, shape=model.camera_noise_shape
-            )
-        drawn = put_rows((*drawn, noise), params)
+        others = {
+            name: window_noise(indices, stream + offset, *timesteps, shape=shape)[1]
+            for name, (offset, shape) in self._other_noise.items()
+        }
+        drawn = put_rows((*drawn, others), params)
         return self._predict(params, windows, *drawn, rounds=rounds, action_steps=action_steps)
+
+    @property
+    def _other_noise(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Noise beside the video's: argument of the model -> its streams, shape for one window."""
+        model, found = self.model, {}
+        if model.diffuses_actions:
+            chunk = model.time.chunk, model.module.graft_config.action_dim
+            found["action_noise"] = ACTION_STREAMS, chunk
+        if model.predicts_cameras:
+            found["camera_noise"] = CAMERA_STREAMS, model.camera_noise_shape
+        return found
 
     def decode(
         self, params: Params, latents: Float[Array, "B F C h w"]
@@ -138,25 +145,34 @@ class GraftPredictor:
         inputs = {
             "timesteps": timesteps,
             "noise": noise,
-            "camera_noise": others.get("camera_noise"),
+            **others,
             "rounds": rounds,
             "extrapolate": self._extrapolate,
         }
         if model.diffuses_actions:
-            inputs |= {"action_noise": others["action_noise"], "steps": action_steps}
-            outputs, measures = model.sample(params, batch, **inputs)
+            outputs, measures = model.sample(params, batch, **inputs, steps=action_steps)
         else:
             outputs, measures = model.predict(params, batch, **inputs)
         x0 = model.schedule.predict_x0(outputs["noisy"], outputs["velocity"], timesteps)
         observed = model.time.t_current
         latents = jnp.concatenate([outputs["noisy"][:, :observed], x0[:, observed:]], axis=1)
-        zero = {**outputs, "velocity": jnp.zeros_like(outputs["velocity"])}
-        cameras = {"camera_error": model.camera_error(outputs)} if model.predicts_cameras else {}
         return {
-            **cameras,
             **{stream: outputs[stream] for stream in TARGETS if stream in outputs},
-            "error": model.diffusion_error(outputs),
-            "zero_error": model.diffusion_error(zero),
+            **self._velocity_errors(outputs),
             "latents": latents,
             "measures": measures,
         }
+
+    def _velocity_errors(self, outputs: dict[str, Array]) -> dict[str, Float[Array, " B"]]:
+        """Of the model and of predicting zero, for the video and, if predicted, other cameras."""
+        model = self.model
+        velocities = [name for name in ("velocity", "camera_velocity") if name in outputs]
+        zero = {**outputs, **{name: jnp.zeros_like(outputs[name]) for name in velocities}}
+        found = {
+            "error": model.diffusion_error(outputs),
+            "zero_error": model.diffusion_error(zero),
+        }
+        if model.predicts_cameras:
+            found["camera_error"] = model.camera_error(outputs)
+            found["camera_zero_error"] = model.camera_error(zero)
+        return found

@@ -7,14 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from roam_jax.contracts import ACTION_NAMES, ACTION_UNITS
 from roam_jax.evaluate.rounds import round_title
 
 MEASURES = {"residual": "residual", "cosine": "cosine", "gated_step": "gated step"}
 BASELINES = {"training_mean": "training mean", "previous_action": "previous action"}
+# Of files that were written before robots could differ.
+UNITS = dict(zip(ACTION_NAMES, ACTION_UNITS, strict=True))
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """The figures of `evaluate_experiment` or of an eval/STEP.json, in aligned columns."""
+    """The figures of `evaluate_experiment` or of an eval/STEP.json, in aligned columns.
+
+    What files of earlier versions lack is left out: streams, and zero_mse of other cameras.
+    """
     kinds = {"graft": _graft_lines, "video": _video_lines, "vae": _vae_lines}
     lines = []
     for split, figures in report["splits"].items():
@@ -27,7 +33,7 @@ def _graft_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     rounds = {round_title(n, one, mark=" *"): one for n, one in figures["rounds"].items()}
     rows = {title: one["actions"] for title, one in rounds.items()}
     rows |= {BASELINES[name]: one for name, one in figures["baselines"].items()}
-    yield from _action_lines(rows, figures["action_units"])
+    yield from _action_lines(rows, figures.get("action_units", UNITS))
     rows = {title: one["video"] for title, one in rounds.items()}
     yield from _bucket_lines("velocity error of predicted frames", rows)
     if all("cameras" in one for one in rounds.values()):
@@ -46,7 +52,7 @@ def _graft_lines(figures: Mapping[str, Any]) -> Iterator[str]:
 
 def _stream_lines(rounds: Mapping[str, Any]) -> Iterator[str]:
     """Robot state and reward, where they are predicted; the reference is the same in all rounds."""
-    for stream, one in next(iter(rounds.values()))["streams"].items():
+    for stream, one in next(iter(rounds.values())).get("streams", {}).items():
         yield f"  {stream}: normalised MSE [95 % of episodes], future at pure noise"
         for title, found in rounds.items():
             yield f"    {title:<17}{_interval(found['streams'][stream]['mse'])}"

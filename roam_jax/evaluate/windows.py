@@ -21,7 +21,8 @@ from roam_jax.data.summary import spread_evenly
 from roam_jax.data.windows import WindowSource
 
 SEED = 0
-# Streams of noise of one window: 0 for pure noise, 1 + b for timestep bucket b.
+# Streams of noise of one window: 0 for pure noise, 1 + b for timestep bucket b. A stream begins
+# with the same values whatever the shape, so all that is noised beside the video needs its own.
 PURE_NOISE = 0
 
 
@@ -102,7 +103,7 @@ def window_noise(
 
     Args:
         indices: of the windows in their split.
-        stream: `PURE_NOISE`, or 1 + the bucket.
+        stream: `PURE_NOISE`, or 1 + the bucket; plus an offset for all but the video.
         low, high: half-open range of the timestep.
         shape: of one window's noise.
     """

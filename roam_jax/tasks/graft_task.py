@@ -51,17 +51,8 @@ def graft_model(
     """
     sizes: TransformerConfig = backbone.transformer_config
     rows, columns = (side // sizes.patch_size for side in backbone.latent_shape[1:])
-    graft_config = GraftConfig(
-        rounds=config.loop.rounds,
-        gate=config.loop.gate,
-        gate_scope=config.loop.gate_scope,
-        decoder=config.decoder.kind,
-        decoder_blocks=tuple(config.decoder.blocks),
-        action_dim=batch_spec["action_chunk"].shape[-1],
-        proprio_dim=batch_spec["observed_proprio"].shape[-1],
-    )
+    graft_config = _graft_config(config, batch_spec)
     graft_config.taps(sizes.num_layers)
-    new = _new_regions(config)
     layout = graft_layout(
         time=time,
         rows=rows,
@@ -69,7 +60,7 @@ def graft_model(
         width=sizes.width,
         text_length=sizes.max_text_seq_length,
         visual_weight=config.canvas.visual_weight,
-        new=new,
+        new=_new_regions(config),
     )
     module = GraftedTransformer(
         config=sizes,
@@ -80,23 +71,41 @@ def graft_model(
         ),
         dtype=backbone.compute_dtype,
     )
-    canvas = config.canvas
     return GraftModel(
         module=module,
         backbone=backbone,
         time=time,
         schedule=NoiseSchedule(),
         deploy_fraction=config.loss.deploy_fraction,
-        weights={
-            "diffusion": canvas.visual_weight,
-            "action": canvas.action_weight,
-            "proprio": canvas.proprio_weight,
-            "reward": canvas.reward_weight,
-            "camera": canvas.camera_weight,
-        },
+        weights=_loss_weights(config.canvas),
         clean_timestep=config.loss.clean_timestep,
         augmentation=Augmentation.from_config(config),
     )
+
+
+def _graft_config(
+    config: ml_collections.ConfigDict, batch_spec: Mapping[str, ArraySpec]
+) -> GraftConfig:
+    return GraftConfig(
+        rounds=config.loop.rounds,
+        gate=config.loop.gate,
+        gate_scope=config.loop.gate_scope,
+        decoder=config.decoder.kind,
+        decoder_blocks=tuple(config.decoder.blocks),
+        action_dim=batch_spec["action_chunk"].shape[-1],
+        proprio_dim=batch_spec["observed_proprio"].shape[-1],
+    )
+
+
+def _loss_weights(canvas: ml_collections.ConfigDict) -> dict[str, float]:
+    """By the names of `GraftModel.weights`."""
+    return {
+        "diffusion": canvas.visual_weight,
+        "action": canvas.action_weight,
+        "proprio": canvas.proprio_weight,
+        "reward": canvas.reward_weight,
+        "camera": canvas.camera_weight,
+    }
 
 
 def _new_regions(config: ml_collections.ConfigDict) -> NewRegions:

@@ -14,20 +14,16 @@ import ml_collections
 import numpy as np
 
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.contracts import (
-    POSE_AND_GRIPPER,
-    POSE_CHANGE_AND_GRIPPER,
-    REWARD_DIM,
-    ArraySpec,
-    Task,
-    TimeSpec,
-)
+from roam_jax.contracts import REWARD_DIM, ArraySpec, Task, TimeSpec
 from roam_jax.data.declaration import load_declaration
 from roam_jax.data.embedded import EMBEDDING_DIM
+from roam_jax.data.known import BRIDGE
+from roam_jax.data.members import MIXED_ACTIONS, check_weights, common_spaces
 from roam_jax.data.options import LANGUAGE_EMBEDDING
 from roam_jax.data.text import TextEmbeddings
+from roam_jax.spelling import check_choice
 from roam_jax.tasks.augment import Augmentation
-from roam_jax.tasks.backbone import open_backbone
+from roam_jax.tasks.backbone import FIRST_CAMERA, open_backbone
 from roam_jax.tasks.build import encoded, task_maker
 from roam_jax.tasks.datasets import dataset_choices
 from roam_jax.train import sharding
@@ -66,7 +62,9 @@ class Sketch:
         """
         model = dataclasses.replace(self.model, augmentation=Augmentation())
         task = dataclasses.replace(self.task, loss=model.loss)
-        return encoded(task, time=self.time, latent_shape=model.backbone.latent_shape)
+        fields = getattr(model, "latent_fields", FIRST_CAMERA)
+        shape = model.backbone.latent_shape
+        return encoded(task, time=self.time, latent_shape=shape, fields=fields)
 
 
 def sketch(config: ml_collections.ConfigDict) -> Sketch:
@@ -135,16 +133,18 @@ def _video_shapes(config: ml_collections.ConfigDict, time: TimeSpec) -> dict[str
 def _robot_sizes(config: ml_collections.ConfigDict) -> tuple[int, int, bool]:
     """Dimensions of actions and states by their declarations, and whether robots lack some.
 
-    "auto" stands for the datasets that are known without one, which all have a pose and a gripper.
+    "auto" stands for the datasets that are known without one, which all have Bridge's dimensions.
+
+    Raises:
+        FileNotFoundError, ValueError: no such declaration, or a mixture that `build` would refuse.
     """
-    specs, choices = set(), dataset_choices(config.data)
-    for declaration in (load_declaration(choice.declaration) for choice in choices):
-        spec = (POSE_CHANGE_AND_GRIPPER, POSE_AND_GRIPPER)
-        specs.add((declaration.action_spec, declaration.state_spec) if declaration else spec)
-    actions, proprio = (
-        len({name for spec in kind for name in spec.names}) for kind in zip(*specs, strict=True)
-    )
-    return actions, proprio, len(specs) > 1
+    choices, rule = dataset_choices(config.data), config.data.mixture_actions
+    check_choice("data.mixture_actions", rule, MIXED_ACTIONS)
+    check_weights(choices)
+    declarations = [load_declaration(choice.declaration) or BRIDGE for choice in choices]
+    spaces = common_spaces(choices, declarations, rule=rule)
+    actions, proprio = spaces or (declarations[0].action_spec, declarations[0].state_spec)
+    return len(actions), len(proprio), spaces is not None
 
 
 def _text_shape(config: ml_collections.ConfigDict) -> tuple[int, int]:

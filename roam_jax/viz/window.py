@@ -139,9 +139,11 @@ class _Drawing:
         self._line: list[tuple[float, float]] = []
 
     def x(self, frame: float) -> float:
+        """Inches from the left to the middle of a frame's time."""
         return self._left + (frame + 0.5) * self._scale
 
     def time_axis(self, bottom: float) -> None:
+        """Numbers and seconds of the frames, above `bottom`."""
         window = self._window
         for frame in window.shown:
             seen = frame < window.observed
@@ -157,6 +159,7 @@ class _Drawing:
             )
 
     def strips(self, top: float, heights: Mapping[str, float]) -> float:
+        """Frames, and goals beside them, from `top` down; returns where they end, in inches."""
         window, half = self._window, self._window.shown.step * self._scale / 2 - 0.025
         for name, frames in window.strips.items():
             middle = top + heights[name] / 2
@@ -177,12 +180,14 @@ class _Drawing:
         return top
 
     def _image(self, frame, x: float, y: float, half: float, height: float, colour: str) -> None:
+        """A framed picture around (x, y), `half` its width to either side."""
         tall = height / 2 - 0.02
         extent = (x - half, x + half, y + tall, y - tall)
         self._axes.imshow(frame, extent=extent, interpolation="nearest", aspect="auto", zorder=2)
         self._box(x - half, y - tall, 2 * half, 2 * tall, edge=colour, linewidth=1.4)
 
     def latent_frames(self, top: float) -> float:
+        """What each latent frame covers, from `top` down; returns where it ends, in inches."""
         window, each = self._window, self._window.per_latent
         self._label("latent frames", top + LATENT / 2)
         self._line.append((self.x(window.observed - 0.5), top + LATENT))
@@ -202,6 +207,7 @@ class _Drawing:
         return top + LATENT
 
     def actions(self, top: float) -> float:
+        """A row for each action dimension, from `top` down; returns where they end, in inches."""
         window, past = self._window, len(self._window.past_actions)
         chunk = len(window.action_chunk)
         tall = ROW * len(window.action_names)
@@ -221,6 +227,7 @@ class _Drawing:
         return top + tall
 
     def states(self, top: float) -> float:
+        """A row for each state dimension, from `top` down; returns where they end, in inches."""
         window, each = self._window, self._window.per_latent
         for i, name in enumerate(window.proprio_names):
             self._label(name, top + ROW * (i + 0.5))
@@ -237,6 +244,7 @@ class _Drawing:
         return top + tall
 
     def rewards(self, top: float) -> float:
+        """Numbers in one row from `top` down; returns where it ends, in inches."""
         window, each = self._window, self._window.per_latent
         self._label("reward", top + ROW / 2)
         for k, reward in enumerate(window.reward.tolist()):
@@ -271,6 +279,7 @@ class _Drawing:
             x += text_size(text, points=SMALL)[0] + 0.25
 
     def _cells(self, rows: np.ndarray, places: Sequence[float], wide: float, top: float) -> None:
+        """A column of coloured cells for each row of numbers, its left side at its place."""
         for values, x in zip(rows, places, strict=True):
             self._axes.pcolormesh(
                 [x, x + wide],
@@ -284,12 +293,14 @@ class _Drawing:
             )
 
     def _label(self, text: str, y: float, *, bold: bool = False) -> None:
+        """The name of a row, left of the frames."""
         weight = "bold" if bold else "normal"
         self._axes.text(
             self._edge - 0.08, y, text, ha="right", va="center", fontsize=SMALL, fontweight=weight
         )
 
     def _box(self, x, y, width, height, *, edge: str, linewidth: float) -> None:
+        """An empty box over what is drawn; (x, y) is its top left."""
         box = Rectangle((x, y), width, height, fill=False, edgecolor=edge, linewidth=linewidth)
         box.set_zorder(3)
         self._axes.add_patch(box)

@@ -14,6 +14,7 @@ from tests.test_commands import TINY, command
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FULL = str(ROOT / "configs/bridge_3loop.py")
+UNEVEN = (("a", 0.5, "embedded"), ("b", 0.7, "embedded"))
 
 
 def describe(capsys, *arguments) -> list[str]:
@@ -90,6 +91,10 @@ def test_a_task_without_a_canvas(weights, tmp_path, capsys):
         (["describe", "--config", TINY, "--config.backbone.path=nowhere"], "nowhere"),
         (["describe", "--config", TINY, "--config.mesh.fsdp=3"], "does not divide"),
         (["describe", "--config", FULL, "--config.data.text=gone"], "gone: no text embeddings"),
+        (
+            ["describe", "--config", TINY, f"--config.data.mixture={UNEVEN}"],
+            "sum to 1.2, expected 1",
+        ),
     ],
 )
 def test_bad_input_ends_with_one_message(arguments, message, capsys, monkeypatch):

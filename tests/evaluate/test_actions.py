@@ -125,3 +125,21 @@ def test_each_dimension_in_its_unit_and_only_grippers_as_grippers():
     figures = action_figures(predicted[..., 1:2], windows, statistics=only, resamples=5)["first"]
     assert "gripper_accuracy" not in figures
     assert figures["mse"]["mean"] == pytest.approx(0.25**2 / 2)
+
+
+def test_an_angle_errs_by_the_smaller_arc_and_a_change_by_all_of_it():
+    names = ("yaw", "turned", "x")
+    spec = VectorSpec(names, ("rad", "rad", "m"), ("angle", "change", "linear"))
+    ends = {"q01": (-3.0, -3.0, -3.0), "q99": (3.0, 3.0, 3.0)}
+    rest = {n: (0.0, 0.0, 0.0) for n in ("mean", "std", "minimum", "maximum")}
+    statistics = VectorStatistics(spec=spec, count=2, **ends, **rest)
+    # In rad and m: 2.7 and -2.7 are 5.4 apart, or 2 pi - 5.4; 2.1 and 0.6 are 1.5 apart.
+    targets = np.array([[[0.9] * 3], [[0.7] * 3]], np.float32)
+    predicted = np.array([[[-0.9] * 3], [[0.2] * 3]], np.float32)
+    for guess, truth in ((predicted, targets), (targets, predicted)):
+        windows = ActionWindows(truth, truth[:, :0], np.arange(2, dtype=np.int32))
+        found = action_figures(guess, windows, statistics=statistics, resamples=5)["chunk"]
+        plain = pytest.approx((5.4 + 1.5) / 2, rel=1e-6)
+        arc = pytest.approx((2 * np.pi - 5.4 + 1.5) / 2, rel=1e-6)
+        assert found["absolute_error"] == {"yaw": arc, "turned": plain, "x": plain}
+        assert found["mse"]["mean"] == pytest.approx((1.8**2 + 0.5**2) / 2, rel=1e-6)

@@ -80,18 +80,8 @@ def test_a_robot_without_a_gripper_and_a_second_camera():
     for figures in one.values():
         del figures["gripper_accuracy"]
         figures["absolute_error"] = {"shoulder_pan": 0.25}
-    cameras = buckets(1.0, 3.0)
-    for bucket in cameras["buckets"]:
-        del bucket["zero_mse"]
-    found = {"actions": one, "video": buckets(0.5, 0.5), "cameras": cameras, "streams": {}}
-    found["measures"] = {m: {} for m in ("gated_step", "residual", "cosine")}
-    split = {
-        "windows": 7,
-        "episodes": 3,
-        "action_units": {"shoulder_pan": "deg"},
-        "baselines": {},
-        "rounds": {"1": {"extrapolated": False, **found}},
-    }
+    found = {"actions": one, "video": buckets(0.5, 0.5), "cameras": buckets(1.0, 3.0)}
+    split = one_round({**found, "streams": {}}, action_units={"shoulder_pan": "deg"})
     lines = format_report({"task": "graft", "splits": {"val/arm": split}}).splitlines()
     assert lines[0] == "val/arm: 7 windows of 3 episodes"
     assert "absolute errors in deg over 4" in lines[1]
@@ -99,6 +89,24 @@ def test_a_robot_without_a_gripper_and_a_second_camera():
     assert len(lines[2]) == len(lines[3])
     place = lines.index("  velocity error of predicted frames of other cameras, by timestep")
     assert lines[place + 2].split()[-3:] == ["1.0000", "3.0000", "2.0000"]
+    assert lines[place + 3].split() == ["predicting", "zero", "2.0000", "6.0000", "4.0000"]
+
+
+def test_files_of_earlier_versions_lack_some_figures():
+    cameras = buckets(1.0, 3.0)
+    for bucket in cameras["buckets"]:
+        del bucket["zero_mse"]
+    one = {"actions": actions(estimate(0.5), 0.5), "video": buckets(0.5, 0.5), "cameras": cameras}
+    text = format_report({"task": "graft", "splits": {"val": one_round(one)}})
+    assert "absolute errors in m and rad over 4 action(s)" in text
+    assert text.count("predicting zero") == 1 and "last observed" not in text
+    assert text.count(" 1.0000    3.0000    2.0000\n") == 1
+
+
+def one_round(figures, **split):
+    measures = {measure: {} for measure in ("gated_step", "residual", "cosine")}
+    rounds = {"1": {"extrapolated": False, "measures": measures, **figures}}
+    return {"windows": 7, "episodes": 3, "baselines": {}, "rounds": rounds, **split}
 
 
 def test_video():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from roam_jax.evaluate.graft import GraftEvaluation
+from roam_jax.evaluate.predictor import ACTION_STREAMS
 from roam_jax.evaluate.report import format_report
 from roam_jax.evaluate.streams import stream_figures
 from roam_jax.evaluate.windows import PURE_NOISE, window_noise
@@ -52,8 +53,11 @@ def test_a_model_that_diffuses_actions_and_predicts_every_stream(experiment):
         batch = {name: jnp.asarray(value)[None] for name, value in window.items()}
         latents = (time.latents, *model.backbone.latent_shape)
         draws = [
-            window_noise(np.array([index], np.int32), PURE_NOISE, 999, 1000, shape=shape)
-            for shape in (latents, (time.chunk, 7))
+            window_noise(np.array([index], np.int32), stream, 999, 1000, shape=shape)
+            for stream, shape in (
+                (PURE_NOISE, latents),
+                (PURE_NOISE + ACTION_STREAMS, (time.chunk, 7)),
+            )
         ]
         outputs = sample(batch, *draws[0], draws[1][1])
         errors["actions"].append(np.mean((outputs["actions"] - batch["action_chunk"]) ** 2))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from roam_jax.cli.arguments import load_config
+from roam_jax.evaluate.predictor import GraftPredictor
 from roam_jax.tasks.augment import Augmentation, resized_crop
 from roam_jax.tasks.sketch import sketch
 from tests.tasks.models import make_params, random_batch
@@ -197,19 +198,25 @@ def test_the_loss_is_that_of_the_augmented_batch(config):
 
 
 def test_evaluation_sees_the_frames_as_they_are(config):
-    config.canvas.camera_weight = 1.0
-    plan = sketch(config)
-    shapes = jax.eval_shape(plan.task.init, jax.random.key(0))
-    batch = {n: jnp.zeros(s.shape, s.dtype) for n, s in plan.task.batch_spec.items()}
-    noise = jnp.zeros((2, plan.time.latents, *plan.model.backbone.latent_shape))
-    drawn = {"noise": noise, "camera_noise": jnp.zeros((2, *plan.model.camera_noise_shape))}
+    config.data.cameras, config.loop.rounds = ("image_0",), 1
+    augmented = sketch(config)
+    config.data.augment = load_config("configs/bridge_3loop.py:tiny").data.augment
+    plain = sketch(config)
+    assert augmented.model.augmentation != plain.model.augmentation == Augmentation()
+    params, batch = make_params(plain), random_batch(plain.task)
+    windows, figures = zip(
+        *(evaluated(plan.model, params, batch) for plan in (augmented, plain)), strict=True
+    )
+    assert {"observed_latents", "target_latents", "goal_latent"} <= windows[0].keys()
+    jax.tree.map(np.testing.assert_array_equal, *windows)
+    jax.tree.map(np.testing.assert_array_equal, *figures)
 
-    def trace(model):
-        call = lambda p, x: model.predict(p, x, timesteps=jnp.full(2, 9), **drawn, rounds=1)  # noqa: E731
-        return len(jax.make_jaxpr(call)(shapes, batch).eqns)
 
-    plain = dataclasses.replace(plan.model, augmentation=Augmentation())
-    assert trace(plan.model) == trace(plain)
+def evaluated(model, params, batch):
+    """Windows and figures of an evaluation."""
+    predictor = GraftPredictor(model)
+    windows = predictor.encode(params, batch)
+    return windows, predictor.deploy(params, windows, np.arange(2, dtype=np.int32), rounds=1)
 
 
 def test_the_video_task_augments_as_well(config):

@@ -72,6 +72,32 @@ def test_robots_that_differ_are_put_together_and_masked(robot_config, tmp_path):
     assert spec["future_proprio"].shape == (4, 1, 3 + 7) and spec["proprio_mask"].shape == (4, 10)
 
 
+IN_FEET = DECLARATION.replace('"a", "b"), "steps/action"', '"x", "b"), "steps/action", unit="ft"')
+
+
+@pytest.mark.parametrize(
+    "weights_of, rule, own, message",
+    [
+        ((0.5, 0.7), "pad", DECLARATION, "weights arm 0.5, bridge 0.7 sum to 1.2, expected 1"),
+        ((0.5, 0.5), "pad", IN_FEET, r"dimension 'x' is .*ft.* in one member and .*m.* in another"),
+        ((0.5, 0.5), "same", DECLARATION, "members have other dimensions .*mixture_actions=pad"),
+        ((0.5, 0.5), "pads", DECLARATION, "data.mixture_actions = 'pads'"),
+    ],
+)
+def test_a_mixture_whose_members_do_not_fit_is_refused(
+    robot_config, tmp_path, bridge_root, weights_of, rule, own, message
+):
+    (tmp_path / "arm.py").write_text(own)
+    arm, bridge = weights_of
+    robot_config.data.mixture = (
+        ("arm", arm, str(tmp_path), str(tmp_path / "arm.py")),
+        ("bridge", bridge, str(bridge_root)),
+    )
+    robot_config.data.mixture_actions = rule
+    with pytest.raises(ValueError, match=message):
+        sketch(robot_config)
+
+
 def test_no_data_is_opened_or_made(robot_config, tmp_path, monkeypatch):
     monkeypatch.setenv("ROAM_CACHE", str(tmp_path / "cache"))
     (tmp_path / "arm.py").write_text(DECLARATION)
