@@ -56,7 +56,7 @@ def test_a_mixture(tmp_path, capsys):
     roots = [write_toy(tmp_path / name / "1.0.0", seed=seed) for seed, name in ((0, "a"), (9, "b"))]
     mixture = tuple(
         (name, weight, str(root))
-        for name, weight, root in zip(("one", "two/b"), (0.75, 0.25), roots, strict=True)
+        for name, weight, root in zip(("one", "two_b"), (0.75, 0.25), roots, strict=True)
     )
     lines = describe(
         capsys,
@@ -71,7 +71,7 @@ def test_a_mixture(tmp_path, capsys):
     )
     # 7 windows each, so that 84 of a run are 9 and 3 passes.
     rows = {row[0]: row[1:] for row in map(str.split, lines) if row}
-    assert rows["one"] == ["75.0%", "7", "9", "3x"] and rows["two/b"] == ["25.0%", "7", "3", "1x"]
+    assert rows["one"] == ["75.0%", "7", "9", "3x"] and rows["two_b"] == ["25.0%", "7", "3", "1x"]
     assert "  augmented in training: hue 0.2" in lines
     names = {path.name for path in (tmp_path / "out").iterdir()}
     shared, own = PICTURES[:2], PICTURES[2:]
