@@ -80,6 +80,8 @@ class DevicePrefetch:
         self._stop.set()
         self._slots.release()  # it may wait for one
         self._thread.join()
+        # On a CPU these batches are the memory that worker processes wrote.
+        self._ready = queue.SimpleQueue()
 
     def _fill(self) -> None:
         try:
