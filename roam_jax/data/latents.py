@@ -43,6 +43,11 @@ class LatentSource:
         del rng
         return self[index]
 
+    @property
+    def fingerprint(self) -> str:
+        """That of the windows."""
+        return self.windows.fingerprint
+
     def describe(self) -> dict[str, Any]:
         """As `WindowSource.describe`, with the bytes held in memory."""
         size = sum(np.asarray(array).nbytes for item in self._items for array in item.values())

@@ -176,7 +176,7 @@ def make_loader(
         "shuffle": shuffle,
         "windows": [len(source) for source, _ in members],
         "weights": weights,
-        "fingerprint": [source.describe()["fingerprint"] for source, _ in members],
+        "fingerprint": [source.fingerprint for source, _ in members],
     }
     rows = windows.batch(batch_size // process.count, drop_remainder=True)
     return Loader(rows, identity=identity, workers=workers, process=process)

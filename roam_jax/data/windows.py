@@ -9,6 +9,7 @@ one exception is asked for: a picture of the goal.
 from __future__ import annotations
 
 import collections
+import copy
 import functools
 import hashlib
 from typing import Any
@@ -39,7 +40,9 @@ class WindowSource:
     """Random access to the windows of a split, ordered by episode and start.
 
     `source[i]` is one window: a `Batch` without its batch axis. Nothing but an index and a few
-    encoded episodes stays in memory.
+    encoded episodes stays in memory. `counts` has the windows of each episode, `left_out` name and
+    reason of those without one; `action_places` and `proprio_places` say where in a batch the
+    dimensions of this dataset are.
 
     Args:
         reader: episodes of the split.
@@ -70,10 +73,14 @@ class WindowSource:
         self._member, self._spaces = member, spaces
         self._span = (options.time.frames - 1) * self.stride + 1
         kept = np.maximum(0, reader.headers.steps - reader.declaration.skip_first)
-        self._counts = np.maximum(0, kept - self._span + 1)
-        self.left_out = tuple(self._leave_out(kept))
+        self.counts, self.left_out = self._count(kept)
+        # Where in a batch the dimensions of this dataset are.
+        actions, proprio = statistics.actions.spec, statistics.proprio.spec
+        space = spaces or Spaces(actions, proprio)
+        self.action_places = _places(actions, space.actions)
+        self.proprio_places = _places(proprio, space.proprio)
         # Window i belongs to the episode whose running total is the first above i.
-        self._ends = np.cumsum(self._counts)
+        self._ends = np.cumsum(self.counts)
         self._refuse_or_log_left_out(longest=int(kept.max()))
         self._text = self._open_text()
         self._open_cache()
@@ -107,7 +114,7 @@ class WindowSource:
         """
         self._check(index)
         number = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(index - (self._ends[number] - self._counts[number]))
+        start = int(index - (self._ends[number] - self.counts[number]))
         episode, actions = self._episode(number)
         steps = self.reader.declaration.skip_first + start + np.arange(self._span)
         frames = steps[:: self.stride]
@@ -119,18 +126,6 @@ class WindowSource:
         window |= self._states(episode, steps)
         window |= {"dataset": np.int32(self._member), "episode": np.int32(number)}
         return Batch(**window, start=np.int32(start))
-
-    @property
-    def action_places(self) -> list[int]:
-        """Where in the actions of a batch the dimensions of this dataset are."""
-        space = self._spaces.actions if self._spaces else self.statistics.actions.spec
-        return [space.names.index(name) for name in self.statistics.actions.spec.names]
-
-    @property
-    def proprio_places(self) -> list[int]:
-        """Where in the states of a batch the dimensions of this dataset are."""
-        space = self._spaces.proprio if self._spaces else self.statistics.proprio.spec
-        return [space.names.index(name) for name in self.statistics.proprio.spec.names]
 
     @property
     def fingerprint(self) -> str:
@@ -145,32 +140,23 @@ class WindowSource:
         text = f"{self.reader.fingerprint} {declaration.digest()} {features}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    @property
-    def counts(self) -> Int[np.ndarray, " episodes"]:
-        """Windows of each episode; 0 where it is left out."""
-        return self._counts
-
     def window_index(self, episode: int, start: int = 0) -> int:
         """Index of the window of an episode that starts at a kept step.
 
         Raises:
             IndexError: the episode has no such window.
         """
-        windows = int(self._counts[episode])
+        windows = int(self.counts[episode])
         if not 0 <= start < windows:
             name = self.reader.headers[episode].name
             raise IndexError(f"start {start} in episode {episode} ({name}) of {windows} windows")
         return int(self._ends[episode]) - windows + start
 
     def with_statistics(self, statistics: RobotStatistics) -> WindowSource:
-        """The same windows, scaled by other statistics."""
-        return WindowSource(
-            self.reader,
-            self.options,
-            statistics=statistics,
-            member=self._member,
-            spaces=self._spaces,
-        )
+        """The same windows, scaled by other statistics of the same dimensions."""
+        rescaled = copy.copy(self)
+        rescaled.statistics = statistics
+        return rescaled
 
     def describe(self) -> dict[str, Any]:
         """What a person wants to know before a run, ready for printing and JSON."""
@@ -188,7 +174,7 @@ class WindowSource:
             "observed_frames": options.time.observed_frames,
             "rate": self.reader.declaration.rate / self.stride,
             "goal": options.goal,
-            "episodes": int(np.count_nonzero(self._counts)),
+            "episodes": int(np.count_nonzero(self.counts)),
             "windows": len(self),
             "left_out": dict(collections.Counter(reason for _, reason in self.left_out)),
         }
@@ -197,18 +183,20 @@ class WindowSource:
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
 
-    def _leave_out(self, kept: np.ndarray):
-        """(name, reason) of each episode without a window; takes the windows from some."""
+    def _count(
+        self, kept: Int[np.ndarray, " episodes"]
+    ) -> tuple[Int[np.ndarray, " episodes"], tuple[tuple[str, str], ...]]:
+        """Windows of each episode by its kept steps, and (name, reason) of those without one."""
         headers = self.reader.headers
-        short = kept < self._span
+        counts, short = np.maximum(0, kept - self._span + 1), kept < self._span
         empty = np.zeros(len(kept), bool)
         if self.options.skip_empty_instructions:
             blank = [not text.strip() for text in headers.instructions]
             empty = np.array(blank)[headers.columns["instruction"]] & ~short
-            self._counts[empty] = 0
-        for number in np.flatnonzero(short | empty):
-            reason = f"fewer than {self._span} steps" if short[number] else "empty instruction"
-            yield headers.names[number], reason
+            counts[empty] = 0
+        reasons = {True: f"fewer than {self._span} steps", False: "empty instruction"}
+        left_out = np.flatnonzero(short | empty)
+        return counts, tuple((headers.names[i], reasons[bool(short[i])]) for i in left_out)
 
     def _refuse_or_log_left_out(self, *, longest: int) -> None:
         where = f"{self.reader.root}: no window left in split {self.reader.split!r}"
@@ -246,7 +234,7 @@ class WindowSource:
             return None
         embeddings = TextEmbeddings(text)
         headers = self.reader.headers
-        used = np.unique(headers.columns["instruction"][self._counts > 0])
+        used = np.unique(headers.columns["instruction"][self.counts > 0])
         embeddings.require(headers.instructions[number] for number in used)
         return embeddings
 
@@ -303,7 +291,7 @@ class WindowSource:
         }
         if self._spaces is None:
             return fields
-        return _put(fields, self.statistics.actions.spec, self._spaces.actions, mask="action_mask")
+        return _put(fields, self.action_places, self._spaces.actions, mask="action_mask")
 
     def _states(self, episode: Episode, steps: np.ndarray) -> dict[str, np.ndarray]:
         """Robot state and reward at latent frames."""
@@ -312,8 +300,7 @@ class WindowSource:
         proprio = self.statistics.proprio.normalise(states)
         fields = {"observed_proprio": proprio[:now], "future_proprio": proprio[now:]}
         if self._spaces is not None:
-            spec = self.statistics.proprio.spec
-            fields = _put(fields, spec, self._spaces.proprio, mask="proprio_mask")
+            fields = _put(fields, self.proprio_places, self._spaces.proprio, mask="proprio_mask")
         reward = latent_rewards(_between_frames(episode.reward[steps], stride=self.stride))
         return {**fields, "observed_reward": reward[:now], "future_reward": reward[now:]}
 
@@ -324,10 +311,9 @@ def _between_frames(reward: np.ndarray, *, stride: int) -> np.ndarray:
 
 
 def _put(
-    fields: dict[str, np.ndarray], spec: VectorSpec, space: VectorSpec, *, mask: str
+    fields: dict[str, np.ndarray], places: list[int], space: VectorSpec, *, mask: str
 ) -> dict[str, np.ndarray]:
-    """Dimensions of `spec` at their places in `space`, 0 elsewhere, and the mask of the places."""
-    places = [space.names.index(name) for name in spec.names]
+    """Dimensions at their places in `space`, 0 elsewhere, and the mask of the places."""
     found = {}
     for name, rows in fields.items():
         found[name] = np.zeros((len(rows), len(space)), rows.dtype)
@@ -335,3 +321,7 @@ def _put(
     found[mask] = np.zeros(len(space), np.float32)
     found[mask][places] = 1
     return found
+
+
+def _places(spec: VectorSpec, space: VectorSpec) -> list[int]:
+    return [space.names.index(name) for name in spec.names]

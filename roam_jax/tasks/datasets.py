@@ -109,8 +109,8 @@ def data_fingerprints(
     found = {}
     for member in members:
         name = f"data/{member.name}" if member.name else "data"
-        found[name] = member.train.describe()["fingerprint"]
-        found[f"{name}/val"] = member.val.describe()["fingerprint"]
+        found[name] = member.train.fingerprint
+        found[f"{name}/val"] = member.val.fingerprint
     if config.data.mixture:
         found["mixture"] = ", ".join(f"{member.name} {member.weight!r}" for member in members)
     if config.data.text != LANGUAGE_EMBEDDING:
