@@ -101,7 +101,11 @@ def _canvas() -> ml_collections.ConfigDict:
     # two thought frames.
     canvas.thought_cells = 0
     canvas.thought_period = 1
-    # Loss weights; proprio, reward and further cameras are predicted where theirs is positive.
+    # Positions in queries and keys, beside the backbone's own: none, relative (a learned term of
+    # differences in time, row and column), rotary. Both start without effect.
+    canvas.geometry = "none"
+    # Loss weights; what weighs nothing is not computed. Proprio, reward and further cameras are
+    # predicted where theirs is positive.
     canvas.visual_weight = 1.0
     canvas.camera_weight = 0.0
     canvas.action_weight = 1.0
@@ -112,9 +116,29 @@ def _canvas() -> ml_collections.ConfigDict:
 
 def _topology() -> ml_collections.ConfigDict:
     topology = ml_collections.ConfigDict()
-    # Weight of edges by which backbone cells (text, visual) read the new cells. 0 = no such edge:
-    # the grafted model then equals the backbone at initialisation.
+    # Who reads whom among the streams of the canvas (docs/topology.md): dense, isolated, hub_spoke,
+    # causal_chain, causal_temporal, causal, central_thought, cortical_hierarchy, thalamic_relay,
+    # multi_agent, local_window, local_plus_sparse_global, random_matched; or schema, the edges of a
+    # file.
+    topology.kind = "dense"
+    # own: text and video attend to each other as the backbone was trained; declared: as the kind
+    # has it.
+    topology.backbone = "own"
+    # Weight of the kind's edges by which backbone cells (text, visual) read the new cells. 0 = no
+    # such edge: the grafted model then equals the backbone at initialisation.
     topology.backbone_reads_new = 0.0
+    # Latent frames that causal looks back (0 = all of them), and local_window looks both ways.
+    topology.window = 1
+    # Far (region, frame) segments that each one reads, with local_plus_sparse_global.
+    topology.links = 2
+    # Kind whose number of pairs random_matched takes.
+    topology.matches = "central_thought"
+    # What a slower region gives between its frames, with causal and causal_temporal: hold or drop.
+    topology.temporal_fill = "hold"
+    # Schema file with the topology, with the kind schema.
+    topology.schema = ""
+    # Of what is drawn: the far segments, the random edges.
+    topology.seed = 0
     return topology
 
 
@@ -140,6 +164,10 @@ def _loop() -> ml_collections.ConfigDict:
     loop.gate = "identity"
     # round: one gate a round and block; token: one for each token as well.
     loop.gate_scope = "round"
+    # How the inverse temperature of attention rises from 1 in the first round: none, linear,
+    # exponential, cosine; and where it ends in the last.
+    loop.sharpening = "none"
+    loop.final_inverse_temperature = 4.0
     # Steps from which one more round runs: (1000, 2000) with 3 rounds is 1 round up to step 999,
     # then 2, and 3 from step 2000 on. () = all rounds from the start.
     loop.curriculum = ()

@@ -1,9 +1,9 @@
-"""Dense attention under a declared topology, in pieces that stay in cache.
+"""Dense attention, free or under a topology's mask, in pieces that stay in cache.
 
-Groups of heads and tiles of queries are mapped one after another and each piece is rematerialised
-in the backward pass, so no N x N array of scores ever exists. On a CPU this is also the fastest
-plain-JAX form: the row softmax runs on scores that are still in cache, and a piece is large enough
-for every operation on it to be worth splitting over threads (`docs/performance.md`).
+The oracle of planned attention, and what runs where a plan is not worth its loops. Free attention
+is one group of tiles (`attention/tiled.py`). Under a mask, groups of heads and tiles of queries are
+mapped one after another, each with its part of the mask gathered from the segment table, and are
+rematerialised in the backward pass. No N x N array of scores ever exists but on small canvases.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from roam_jax.attention.tiled import tiled_attention
 from roam_jax.canvas.segments import SegmentTable
+from roam_jax.canvas.tiles import whole
 
 # Most queries of a tile, and most scores of a piece: the same tile of as many heads as fit.
 TILE = 256
@@ -28,10 +30,10 @@ SMALL_SCORES = 1 << 17
 def attention(
     query: Float[Array, "B N K D"],
     key: Float[Array, "B M K D"],
-    value: Float[Array, "B M K D"],
+    value: Float[Array, "B M K Dv"],
     *,
     table: SegmentTable | None = None,
-) -> Float[Array, "B N K D"]:
+) -> Float[Array, "B N K Dv"]:
     """Softmax attention with scale 1/sqrt(D), scores and softmax in float32.
 
     Args:
@@ -44,17 +46,20 @@ def attention(
     Raises:
         ValueError: the table was made for another number of cells.
     """
-    cells = query.shape[1]
-    if table is not None and not cells == key.shape[1] == table.cells:
+    cells = query.shape[1], key.shape[1]
+    if table is not None and cells != (len(table.query_segments), table.cells):
         raise ValueError(
-            f"topology table has {table.cells} cells, expected queries ({cells}) and keys "
-            f"({key.shape[1]}) of the same number"
+            f"topology table has {len(table.query_segments)} queries and {table.cells} cells, "
+            f"expected {cells[0]} and {cells[1]}"
         )
+    small = cells[0] * cells[1] * query.shape[2] <= SMALL_SCORES
+    if table is None and not small:
+        return tiled_attention(query, key, value, whole(*cells))
     # Here and not on the scores, of which there are many more.
     query = query * np.asarray(1 / np.sqrt(query.shape[-1]), query.dtype)
     heads = (einops.rearrange(x, "B N K D -> B K N D") for x in (query, key, value))
-    if cells * key.shape[1] * query.shape[2] <= SMALL_SCORES:
-        bias = None if table is None else _bias(table, jnp.asarray(table.segments))
+    if small:
+        bias = None if table is None else _bias(table, jnp.asarray(table.query_segments))
         out = _softmax_attention(*heads, bias)
     else:
         out = _in_pieces(*heads, table)
@@ -90,8 +95,8 @@ def _heads_together(heads: int, *, tile_scores: int) -> int:
     return max((n for n in divisors if n * tile_scores <= PIECE_SCORES), default=1)
 
 
-def _in_pieces(query, key, value, table) -> jax.Array:
-    """The same, mapped over groups of heads and tiles of queries."""
+def _in_pieces(query, key, value, table: SegmentTable) -> jax.Array:
+    """The same under a mask, mapped over groups of heads and tiles of queries."""
     batch, heads, cells, _ = query.shape
     tiles = -(-cells // TILE)
     rows = -(-cells // tiles)
@@ -105,14 +110,11 @@ def _in_pieces(query, key, value, table) -> jax.Array:
         einops.rearrange(x, "B (groups K) M D -> groups B K M D", groups=groups)
         for x in (key, value)
     )
-    segments = None
-    if table is not None:
-        segments = jnp.asarray(np.pad(table.segments, (0, padding)).reshape(tiles, rows))
+    segments = jnp.asarray(np.pad(table.query_segments, (0, padding)).reshape(tiles, rows))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def piece(query, key, value, tile_segments):
-        bias = None if table is None else _bias(table, tile_segments)
-        return _softmax_attention(query, key, value, bias)
+        return _softmax_attention(query, key, value, _bias(table, tile_segments))
 
     def group(inputs):
         query, key, value = inputs

@@ -38,7 +38,8 @@ class CanvasSchema:
 
     Raises:
         ValueError: the version is newer than this package reads, a connection or an extra names an
-            unknown region or field, or there are more or fewer extras than connections.
+            unknown region or field, a connection a frame without tokens, or there are more or fewer
+            extras than connections.
     """
 
     layout: CanvasLayout
@@ -54,8 +55,7 @@ class CanvasSchema:
             raise ValueError("metadata.roam is written by this package: expected another name")
         for index, edge in enumerate(self._connections):
             with located(f"topology[{index}] {edge.src} -> {edge.dst}"):
-                self.layout.region_spec(edge.src)
-                self.layout.region_spec(edge.dst)
+                frame_weights((edge,), self.layout)
         for name, extras in self.region_extras.items():
             with located(f"region_extras[{name!r}]"):
                 self.layout.region_spec(name)
@@ -76,8 +76,9 @@ class CanvasSchema:
     def changed_for_ce(self) -> list[str]:
         """What canvas-engineering would read otherwise from the file, one text each.
 
-        CE gives tokens to every cell of a region's box and fills every edge by `hold`. A fill
-        counts where it changes what the edge reads on this layout.
+        CE gives tokens to every cell of a region's box, fills every edge by `hold`, and lets edges
+        without offsets read all frames. Fills and pairs of frames count where they change what the
+        edge reads on this layout.
         """
         changed = [
             f"regions.{name}.length = {spec.length} (read as {spec.volume})"
@@ -85,13 +86,17 @@ class CanvasSchema:
             if spec.length not in (None, spec.volume)
         ]
         for index, edge in enumerate(self._connections):
-            held = dataclasses.replace(edge, temporal_fill=TemporalFill.HOLD, interpolation_order=1)
-            if np.array_equal(*(frame_weights((e,), self.layout) for e in (edge, held))):
-                continue
-            fields = ", ".join(
-                f"{name} = {v}" for name, v in _written(edge, form.EDGE_FILL).items()
+            read = dataclasses.replace(
+                edge, temporal_fill=TemporalFill.HOLD, interpolation_order=1, pairs=None
             )
-            changed.append(f"topology[{index}] {edge.src} -> {edge.dst}: {fields} (read as hold)")
+            if np.array_equal(*(frame_weights((e,), self.layout) for e in (edge, read))):
+                continue
+            if edge.pairs is None:
+                fields = _written(edge, form.EDGE_TIMES).items()
+                text = ", ".join(f"{name} = {v}" for name, v in fields) + " (read as hold)"
+            else:
+                text = f"{len(edge.pairs)} pairs of frames (read as all)"
+            changed.append(f"topology[{index}] {edge.src} -> {edge.dst}: {text}")
         return changed
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,7 +136,7 @@ class CanvasSchema:
         edges = [
             {"index": index, **_written(edge, form.EDGE_KEY), **note}
             for index, edge in enumerate(self._connections)
-            if (note := _written(edge, form.EDGE_FILL))
+            if (note := _written(edge, form.EDGE_TIMES))
         ]
         return {name: notes for name, notes in (("regions", regions), ("topology", edges)) if notes}
 
@@ -266,8 +271,9 @@ def _read_connections(edges: list[Any], notes: list[Any]) -> tuple[Connection, .
                 raise ValueError(f"topology[{index}] is {found}: expected {key}, as it was written")
             fill = TemporalFill(note.get("temporal_fill", TemporalFill.HOLD))
             order = note.get("interpolation_order", 1)
+            pairs = tuple(map(tuple, note["pairs"])) if "pairs" in note else None
             read[index] = dataclasses.replace(
-                read[index], temporal_fill=fill, interpolation_order=order
+                read[index], temporal_fill=fill, interpolation_order=order, pairs=pairs
             )
     return tuple(read)
 
@@ -287,4 +293,9 @@ def _written(
     defaults = {field.name: field.default for field in dataclasses.fields(spec)}
     values = {name: value for name, value in fields.items() if value != defaults[name]}
     picked = _picked(values | dict(extras or {}), names)
-    return {k: list(value) if isinstance(value, tuple) else value for k, value in picked.items()}
+    return {name: _listed(value) for name, value in picked.items()}
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as the lists that a file holds."""
+    return [_listed(part) for part in value] if isinstance(value, tuple) else value

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from roam_jax.canvas.topology import TemporalFill
+from roam_jax.canvas.fills import TemporalFill
 from roam_jax.files import write_atomically
 from roam_jax.spelling import did_you_mean
 
@@ -58,6 +58,10 @@ _LIST = Field("a list", lambda value: isinstance(value, list))
 _SHAPE = Field("a list of integers", _are_integers)
 _BOUNDS = Field(
     "six integers [t0, t1, h0, h1, w0, w1]", lambda value: _are_integers(value) and len(value) == 6
+)
+_PAIRS = Field(
+    "a list of two integers for each pair of frames",
+    lambda value: isinstance(value, list) and all(_are_integers(p) and len(p) == 2 for p in value),
 )
 _FILL = Field(f"one of {', '.join(TemporalFill)}", lambda value: value in [*TemporalFill])
 # CE's fields that nothing here reads; they are kept as they stand.
@@ -121,8 +125,8 @@ EDGE_KEY = {
     "t_dst": _OFFSET,
     "fn": _KIND,
 }
-EDGE_FILL = {"temporal_fill": _FILL, "interpolation_order": _INTEGER}
-EDGE_NOTE = {"index": _required(_INTEGER)} | EDGE_KEY | EDGE_FILL
+EDGE_TIMES = {"temporal_fill": _FILL, "interpolation_order": _INTEGER, "pairs": _PAIRS}
+EDGE_NOTE = {"index": _required(_INTEGER)} | EDGE_KEY | EDGE_TIMES
 
 
 @contextlib.contextmanager

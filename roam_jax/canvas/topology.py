@@ -1,39 +1,25 @@
 """Which region reads which, and when: attention topology as declared data.
 
 A `Connection` lets the queries of region `src` read the keys and values of region `dst`, at all
-times or at relative frame offsets. A topology is the union of its connections; where several give
-the same pair of cells, the largest weight counts. Semantics of offsets, periods and fills are those
-of canvas-engineering 0.5.0 (`connectivity.py`).
+times, at relative frame offsets, or in listed pairs of frames. A topology is the union of its
+connections; where several give the same pair of cells, the largest weight counts. Semantics of
+offsets, periods and fills are those of canvas-engineering 0.5.0 (`connectivity.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
+from roam_jax.canvas.fills import FramePairs, TemporalFill, offset_pairs, require_causal_fill
+from roam_jax.canvas.kinds import KINDS, NONE_KIND, SOFTMAX_KINDS, check_kind
 from roam_jax.canvas.layout import CanvasLayout, whole_number
 from roam_jax.canvas.segments import SegmentTable
 from roam_jax.spelling import check_choice
-
-# Edge kinds by canvas-engineering's names. Attention is softmax attention, and inside a CogVideoX
-# its own is nothing else; edges of kind `none` are declared but disabled.
-SOFTMAX_KINDS = ("cross_attention", "cogvideox")
-NONE_KIND = "none"
-# Interpolation beyond order 1 reads nothing where all shares together are below this: as far away
-# as that, canvas-engineering's edge is gone too.
-NEGLIGIBLE_SHARE = 1e-12
-
-
-class TemporalFill(enum.StrEnum):
-    """What a query with an offset reads where `dst` has no cell at the wanted real frame."""
-
-    DROP = "drop"  # nothing
-    HOLD = "hold"  # the most recent earlier frame
-    INTERPOLATE = "interpolate"  # frames around it, weighted by inverse distance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +34,12 @@ class Connection:
         interpolation_order: 1 = linear between neighbours; n = inverse distance to the power n
             over the n + 1 nearest frames.
         fn: edge kind; None = the `default_attn` of `src`.
+        pairs: (canvas frame of src, canvas frame of dst), absolute, for all that the edge joins;
+            without offsets then, and without fill. None = what the offsets say.
 
     Raises:
-        ValueError: a value is of a wrong type, out of range, or no such fill.
+        ValueError: a value is of a wrong type, out of range, or no such fill; there are pairs
+            beside offsets, none at all, or one twice.
     """
 
     src: str
@@ -61,9 +50,10 @@ class Connection:
     temporal_fill: TemporalFill = TemporalFill.HOLD
     interpolation_order: int = 1
     fn: str | None = None
+    pairs: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self):
-        edge = f"connection {self.src} -> {self.dst}"
+        edge = str(self)
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"{edge}: weight {self.weight}, expected a finite number, at least 0")
         for name in ("t_src", "t_dst", "interpolation_order"):
@@ -76,6 +66,31 @@ class Connection:
             )
         check_choice(f"{edge}: temporal_fill", self.temporal_fill, [f.value for f in TemporalFill])
         object.__setattr__(self, "temporal_fill", TemporalFill(self.temporal_fill))
+        if self.pairs is not None:
+            if (self.t_src, self.t_dst) != (None, None):
+                raise ValueError(
+                    f"{edge}: pairs beside t_src = {self.t_src}, t_dst = {self.t_dst}: expected "
+                    "one or the other"
+                )
+            object.__setattr__(self, "pairs", _checked_pairs(edge, self.pairs))
+
+    def __str__(self) -> str:
+        return f"connection {self.src} -> {self.dst}"
+
+
+def _checked_pairs(edge: str, pairs: Any) -> tuple[tuple[int, int], ...]:
+    """Pairs of frames in rising order, so that equal edges are equal."""
+    checked = set()
+    for pair in pairs:
+        if len(pair) != 2:
+            raise ValueError(f"{edge}: pairs: {pair}: expected (frame of src, frame of dst)")
+        frames = tuple(whole_number(f"{edge}: pairs: {pair}: frame", frame) for frame in pair)
+        if frames in checked:
+            raise ValueError(f"{edge}: pairs: {frames} is given twice")
+        checked.add(frames)
+    if not checked:
+        raise ValueError(f"{edge}: pairs {pairs}: expected at least one")
+    return tuple(sorted(checked))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +136,12 @@ class CanvasTopology:
     def causal_temporal(
         cls, regions: list[str], *, temporal_fill: TemporalFill = TemporalFill.HOLD
     ) -> CanvasTopology:
-        """Every region reads itself at the same frame and all regions at the frame before."""
+        """Every region reads itself at the same frame and all regions at the frame before.
+
+        Raises:
+            ValueError: the fill is `interpolate`, which looks ahead.
+        """
+        require_causal_fill(temporal_fill)
         same = [Connection(r, r, t_src=0, t_dst=0, temporal_fill=temporal_fill) for r in regions]
         before = [
             Connection(s, d, t_src=0, t_dst=-1, temporal_fill=temporal_fill)
@@ -134,6 +154,28 @@ class CanvasTopology:
         """Kind of an edge: its own, or its query region's default."""
         return layout.region_spec(edge.src).default_attn if edge.fn is None else edge.fn
 
+    def matching(self, layout: CanvasLayout) -> CanvasTopology:
+        """The topology without edges whose offsets match no frame of the layout."""
+        return CanvasTopology(tuple(e for e in self.connections if _matches(e, layout)))
+
+    def reads(self, layout: CanvasLayout) -> np.ndarray:
+        """(segments, segments) bool: whether the row's segment reads the column's.
+
+        By edges of any kind; those of kind `none` and of weight 0 read nothing.
+
+        Raises:
+            ValueError: a connection names an unknown region or kind.
+        """
+        self._require_regions(layout)
+        running = []
+        for edge in self.connections:
+            kind = self.resolve_fn(edge, layout)
+            if kind not in KINDS:
+                check_kind(str(edge), kind)
+            if kind != NONE_KIND:
+                running.append(edge)
+        return frame_weights(tuple(running), layout) > 0
+
     def segment_table(self, layout: CanvasLayout) -> tuple[SegmentTable, np.ndarray]:
         """The topology on one layout, for the layout's tokens in region order.
 
@@ -144,11 +186,10 @@ class CanvasTopology:
             region by region as the layout declares them.
 
         Raises:
-            ValueError: a connection names an unknown region, or a kind that is not softmax
-                attention.
+            ValueError: a connection names an unknown region, a kind that is not softmax
+                attention, or a frame without tokens.
         """
-        for name in sorted(self.regions):
-            layout.region_spec(name)
+        self._require_regions(layout)
         return _segment_table(tuple(e for e in self.connections if self._runs(e, layout)), layout)
 
     def to_attention_mask(self, layout: CanvasLayout) -> np.ndarray:
@@ -163,14 +204,54 @@ class CanvasTopology:
         mask[np.ix_(cells, cells)] = weights[table.segments[:, None], table.segments[None, :]]
         return mask
 
+    def _require_regions(self, layout: CanvasLayout) -> None:
+        for name in sorted(self.regions):
+            layout.region_spec(name)
+
     def _runs(self, edge: Connection, layout: CanvasLayout) -> bool:
         kind = self.resolve_fn(edge, layout)
+        check_kind(str(edge), kind)
         if kind not in (*SOFTMAX_KINDS, NONE_KIND):
             raise ValueError(
-                f"connection {edge.src} -> {edge.dst}: kind {kind!r} cannot be run, expected one "
-                f"of {', '.join((*SOFTMAX_KINDS, NONE_KIND))}"
+                f"{edge}: kind {kind!r} cannot be run as a mask, expected one of "
+                f"{', '.join((*SOFTMAX_KINDS, NONE_KIND))}"
             )
         return kind != NONE_KIND
+
+
+def empty_edges(topology: CanvasTopology, layout: CanvasLayout) -> tuple[Connection, ...]:
+    """Connections that are meant to read something and match no frame of the layout.
+
+    Those of weight 0 and of kind `none` are not meant to.
+    """
+    return tuple(
+        edge
+        for edge in topology.connections
+        if edge.weight > 0
+        and topology.resolve_fn(edge, layout) != NONE_KIND
+        and not _matches(edge, layout)
+    )
+
+
+def _matches(edge: Connection, layout: CanvasLayout) -> bool:
+    """Whether the edge joins any frames, whatever its weight."""
+    src, dst = (layout.region_spec(name).frames for name in (edge.src, edge.dst))
+    return len(_joined(edge, src, dst, layout)[0]) > 0
+
+
+def segment_keys(layout: CanvasLayout) -> tuple[tuple[str, int], ...]:
+    """(region, canvas frame) of each segment, in the order of their numbers."""
+    return tuple((name, t) for name, spec in layout.regions.items() for t in spec.frames)
+
+
+def segment_sizes(layout: CanvasLayout) -> np.ndarray:
+    """(segments,) int64, tokens of each segment; together they are the sequence of tokens."""
+    area = layout.H * layout.W
+    counts = [
+        np.bincount(layout.region_indices(name) // area - spec.bounds[0])
+        for name, spec in layout.regions.items()
+    ]
+    return np.concatenate([*counts, np.zeros(0, np.int64)])
 
 
 def frame_weights(edges: tuple[Connection, ...], layout: CanvasLayout) -> np.ndarray:
@@ -180,81 +261,50 @@ def frame_weights(edges: tuple[Connection, ...], layout: CanvasLayout) -> np.nda
     ignored.
 
     Raises:
-        ValueError: a connection names an unknown region.
+        ValueError: a connection names an unknown region, or a frame in which it has no tokens.
     """
-    segment_of = _segment_numbers(layout)
-    weight = np.zeros((len(segment_of), len(segment_of)), np.float64)
+    frames = {name: spec.frames for name, spec in layout.regions.items()}
+    # Number of a region's canvas frame 0, whether it has one or not.
+    zero, count = {}, 0
+    for name, times in frames.items():
+        zero[name] = count - times[0]
+        count += len(times)
+    places, values = [np.zeros(0, np.int64)], [np.zeros(0)]
     for edge in edges:
-        for src_t, dst_t, value in _frame_pairs(edge, layout):
-            pair = segment_of[edge.src, src_t], segment_of[edge.dst, dst_t]
-            weight[pair] = max(weight[pair], value)
-    return weight
-
-
-def _segment_numbers(layout: CanvasLayout) -> dict[tuple[str, int], int]:
-    keys = [(name, t) for name, spec in layout.regions.items() for t in spec.frames]
-    return {key: number for number, key in enumerate(keys)}
+        for name in (edge.src, edge.dst):
+            layout.region_spec(name)
+        src_t, dst_t, share = _joined(edge, frames[edge.src], frames[edge.dst], layout)
+        places.append((src_t + zero[edge.src]) * count + dst_t + zero[edge.dst])
+        values.append(share * edge.weight)
+    weight = np.zeros(count * count)
+    np.maximum.at(weight, np.concatenate(places), np.concatenate(values))
+    return weight.reshape(count, count)
 
 
 def _segment_table(
     edges: tuple[Connection, ...], layout: CanvasLayout
 ) -> tuple[SegmentTable, np.ndarray]:
-    segment_of = _segment_numbers(layout)
+    sizes = segment_sizes(layout)
+    segments = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     indices = [layout.region_indices(name) for name in layout.regions]
-    area = layout.H * layout.W
-    segments = [
-        np.array([segment_of[name, t] for t in cells // area], np.int32)
-        for name, cells in zip(layout.regions, indices, strict=True)
-    ]
     with np.errstate(divide="ignore"):
         log_weight = np.log(frame_weights(edges, layout)).astype(np.float32)
-    empty = np.zeros(0, np.int64)
-    table = SegmentTable(np.concatenate([*segments, empty]).astype(np.int32), log_weight)
-    return table, np.concatenate([*indices, empty])
+    return SegmentTable(segments, log_weight), np.concatenate([*indices, np.zeros(0, np.int64)])
 
 
-def _frame_pairs(edge: Connection, layout: CanvasLayout):
-    """(canvas frame of src, canvas frame of dst, weight) of one connection."""
-    src, dst = layout.region_spec(edge.src), layout.region_spec(edge.dst)
-    if edge.t_dst is None:
-        # Each reference frame is in 0..T-1, so an offset of src may put frames out of reach.
-        offset = edge.t_src or 0
-        sources = [t for t in src.frames if edge.t_src is None or 0 <= t - offset < layout.T]
-        yield from ((s, d, edge.weight) for s in sources for d in dst.frames)
-        return
-    for reference in range(layout.T):
-        if edge.t_src is None:
-            sources, period = list(src.frames), 1
-        else:
-            sources = [t for t in (reference + edge.t_src,) if t in src.frames]
-            period = src.period
-        wanted = (reference + edge.t_dst) * period
-        for d, share in _resolve_fill(edge, dst, wanted):
-            yield from ((s, d, share * edge.weight) for s in sources)
-
-
-def _resolve_fill(edge: Connection, dst, wanted: int) -> list[tuple[int, float]]:
-    """Canvas frames of `dst` read for the real frame `wanted`, with their shares."""
-    frames = np.array(dst.frames)
-    real = frames * dst.period
-    if wanted in real:
-        return [(wanted // dst.period, 1.0)]
-    if edge.temporal_fill == TemporalFill.DROP:
-        return []
-    past, future = frames[real < wanted], frames[real > wanted]
-    if edge.temporal_fill == TemporalFill.HOLD:
-        return [(int(past[-1]), 1.0)] if len(past) else []
-    if edge.interpolation_order == 1:
-        if len(past) and len(future):
-            before, after = int(past[-1]), int(future[0])
-            to_before, to_after = wanted - before * dst.period, after * dst.period - wanted
-            span = to_before + to_after
-            return [(before, to_after / span), (after, to_before / span)]
-        nearest = past[-1:] if len(past) else future[:1]
-        return [(int(t), 1.0) for t in nearest]
-    distance = np.abs(real - wanted).astype(np.float64)
-    order = np.argsort(distance, kind="stable")[: edge.interpolation_order + 1]
-    share = 1.0 / distance[order] ** edge.interpolation_order
-    if share.sum() < NEGLIGIBLE_SHARE:
-        return []
-    return [(int(frames[i]), float(s)) for i, s in zip(order, share / share.sum(), strict=True)]
+def _joined(edge: Connection, src: range, dst: range, layout: CanvasLayout) -> FramePairs:
+    """What an edge joins, given the canvas frames of its two regions; a pair may repeat."""
+    if edge.pairs is None:
+        periods = layout.regions[edge.src].period, layout.regions[edge.dst].period
+        return offset_pairs(
+            src, dst, periods, layout.T, (edge.t_src, edge.t_dst),
+            (edge.temporal_fill, edge.interpolation_order),
+        )  # fmt: skip
+    src_t, dst_t = np.array(edge.pairs).T
+    for name, frames, listed in ((edge.src, src, src_t), (edge.dst, dst, dst_t)):
+        for frame in listed[~np.isin(listed, frames)]:
+            raise ValueError(
+                f"{edge}: pairs: region {name!r} has no tokens in canvas frame {frame}: expected "
+                f"{frames[0]}..{frames[-1]}"
+            )
+    return src_t, dst_t, np.ones(len(src_t))

@@ -9,24 +9,28 @@ is the backbone at initialisation, for any number of rounds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
 
 import einops
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from roam_jax.attention.geometry import canvas_coordinates
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.topology import CanvasTopology
+from roam_jax.cogvideox.block import Block, JointCells
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.embedding import Conditioning, PatchEmbed, TimeEmbedding, condition
 from roam_jax.cogvideox.graft_canvas import camera_regions, latent_frames, view_regions
 from roam_jax.cogvideox.graft_cells import Graft
 from roam_jax.cogvideox.graft_config import GraftConfig
-from roam_jax.cogvideox.transformer import LAYER_OUTPUT, Block, Readout
-from roam_jax.model.looped import LoopedBlock, Streams
+from roam_jax.cogvideox.graft_passes import Passes, plan_passes
+from roam_jax.cogvideox.transformer import Readout
+from roam_jax.model.looped import LAYER_OUTPUT, LoopedBlock, Round, Streams
+from roam_jax.spelling import check_choice
 
 STREAMS = ("text", "video")
 
@@ -52,7 +56,7 @@ class GraftedTransformer(nn.Module):
         self.patch_embed = PatchEmbed(self.config, dtype=self.dtype)
         self.time_embedding = TimeEmbedding(self.config, dtype=self.dtype)
         self.blocks = LoopedBlock(
-            make_block=lambda: Block(self.config, dtype=self.dtype),
+            make_block=lambda: Block(self.config, self.dtype, self.graft_config.geometry),
             call=_call_block,
             gate=self.graft_config.gate,
             gate_scope=self.graft_config.gate_scope,
@@ -60,6 +64,8 @@ class GraftedTransformer(nn.Module):
             width=self.config.width,
             streams=STREAMS,
             saved=(LAYER_OUTPUT,),
+            inverse_temperatures=self.graft_config.inverse_temperatures,
+            select=_select_cells,
         )
         self.readout = Readout(self.config, dtype=self.dtype)
         nn.share_scope(self, self.readout)
@@ -75,6 +81,7 @@ class GraftedTransformer(nn.Module):
         rounds: int,
         action_timesteps: Int[Array, " B"] | None = None,
         extrapolate: str | None = None,
+        wanted: tuple[str, ...] | None = None,
     ) -> tuple[dict[str, Array], dict]:
         """Predicts velocity, actions and whatever else the layout's regions predict.
 
@@ -89,41 +96,83 @@ class GraftedTransformer(nn.Module):
             rounds: static number of rounds.
             action_timesteps: what the actions are noised to, with `tokens_diffused`.
             extrapolate: static; "last" allows more rounds than were trained.
+            wanted: static; names of the outputs that are wanted, None = all. What cannot reach them
+                is not computed; the decoder `cross_attention`, which reads blocks on the way,
+                leaves no saving.
 
         Returns:
             {"velocity": (B, F, C, H, W)} with the outputs of `Graft.decode`, "camera_velocity"
             (B, V, F - t_current, C, H, W) where cameras are predicted, and, as intermediates, the
             round measures: measure -> stream -> (depth, rounds). "video" there includes the new
-            cells.
+            cells; with `wanted` they are over the cells that a round keeps.
 
         Raises:
-            ValueError: shapes or data do not fit the layout, or too many rounds.
+            ValueError: shapes or data do not fit the layout, too many rounds, or nothing or an
+                unknown output is wanted.
         """
+        outputs = self.graft_config.outputs(self.layout)
+        if wanted is not None:
+            check_wanted(wanted, outputs)
         data = {**data, **self._patches(data)}
         text, video = self.patch_embed(latents, text)
         cells = self.graft.cells(data, action_timesteps, batch=latents.shape[0])
-        visual = video.shape[1]
         streams = {
             "text": text.astype(jnp.float32),
             "video": jnp.concatenate([video.astype(jnp.float32), *cells], axis=1),
         }
         temb, frames = condition(self.time_embedding, timesteps, latent_frames(self.layout))
-        table = self.topology.segment_table(self.layout)[0] if cells else None
+        kept = None
+        if wanted is not None and not self.is_initializing() and not self._taps:
+            kept = tuple(dict.fromkeys(r for name in wanted for r in outputs[name]))
+        passes = self._passes(frames, rounds=rounds, kept=kept)
         streams, tapped, measures = self._run_blocks(
-            streams, temb, table, frames, visual=visual, rounds=rounds, extrapolate=extrapolate
+            streams, temb, passes, visual=video.shape[1], rounds=rounds, extrapolate=extrapolate
         )
-        video, extra = jnp.split(streams["video"], [visual], axis=1)
-        own = None if frames is None else frames[:visual]
-        velocity = self.readout(video.astype(self.dtype), temb, latents.shape, own)
-        cells = self.graft.by_region(extra)
-        outputs = {"velocity": velocity, **self.graft.decode(velocity, cells, tapped)}
-        outputs |= self._cameras(cells, temb, latents.shape, frames)
-        return outputs, measures
+        regions = [name for name in self.layout.regions if name != "text"]
+        cells = self._by_region(streams["video"], [r for r in regions if kept is None or r in kept])
+        found = {}
+        if "visual" in cells:
+            own = None if frames is None else frames[: video.shape[1]]
+            video = cells["visual"].astype(self.dtype)
+            found["velocity"] = self.readout(video, temb, latents.shape, own)
+        found |= self.graft.decode(found.get("velocity"), cells, tapped)
+        found |= self._cameras(cells, temb, latents.shape, frames)
+        return {n: x for n, x in found.items() if wanted is None or n in wanted}, measures
+
+    @property
+    def _taps(self) -> tuple[int, ...]:
+        """Blocks whose activations the decoder reads."""
+        return self.graft_config.taps(self.config.num_layers)
+
+    def _passes(
+        self, frames: np.ndarray | None, *, rounds: int, kept: tuple[str, ...] | None
+    ) -> Passes:
+        coordinates = None
+        if self.graft_config.geometry != "none":
+            coordinates = canvas_coordinates(self.layout, without_place=("text",))
+        return plan_passes(
+            self.layout,
+            self.topology,
+            blocks=self.config.num_layers,
+            rounds=rounds,
+            frames=frames,
+            coordinates=coordinates,
+            wanted=kept,
+        )
+
+    def _by_region(
+        self, cells: Float[Array, "B N D"], regions: list[str]
+    ) -> dict[str, Float[Array, "B _ D"]]:
+        """The video stream's cells, taken apart."""
+        ends = np.cumsum([self.layout.region_numel(name) for name in regions])[:-1]
+        return dict(zip(regions, jnp.split(cells, ends.tolist(), axis=1), strict=True))
 
     def _run_blocks(
         self,
         streams: Streams,
-        *conditions: Any,
+        temb: Conditioning,
+        passes: Passes,
+        *,
         visual: int,
         rounds: int,
         extrapolate: str | None,
@@ -132,7 +181,8 @@ class GraftedTransformer(nn.Module):
 
         Args:
             streams: cells before the first block.
-            conditions: what every block takes beside them: `_call_block`'s temb, table and frames.
+            temb: of every block.
+            passes: the cells of each application.
             visual: how many of the video's cells are the backbone's own.
             rounds, extrapolate: as for the call.
 
@@ -140,24 +190,38 @@ class GraftedTransformer(nn.Module):
             The streams after the last block; the backbone's own video cells after each block that
             the decoder reads; measures by block.
         """
-        layers = self.config.num_layers
-        taps = self.graft_config.taps(layers)
+        taps, scanned = self._taps, passes.scanned
+        options = {"rounds": rounds, "extrapolate": extrapolate}
 
         def block(looped: LoopedBlock, carry: tuple[Streams, Array], number: Array):
             state, tapped = carry
-            state, measures = looped(state, *conditions, rounds=rounds, extrapolate=extrapolate)
+            state, measures = looped(state, temb, passes.cells, **options)
             if taps:
                 here = (jnp.asarray(taps) == number)[:, None, None, None]
                 tapped = jnp.where(here, state["video"][None, :, :visual], tapped)
             return (state, tapped), measures
 
-        scanned = nn.scan(
-            block, variable_axes={"params": 0}, split_rngs={"params": True}, length=layers
+        scan = nn.scan(
+            block, variable_axes={"params": 0}, split_rngs={"params": True}, length=scanned
         )
+        streams = _select_cells(streams, JointCells(kept=passes.start))
         size, _, width = streams["video"].shape
-        tapped = jnp.zeros((len(taps), size, visual, width), jnp.float32)
-        (streams, tapped), measures = scanned(self.blocks, (streams, tapped), jnp.arange(layers))
-        return streams, tapped, measures
+        tapped, measures = jnp.zeros((len(taps), size, visual, width), jnp.float32), []
+        if scanned == self.config.num_layers:
+            (streams, tapped), found = scan(self.blocks, (streams, tapped), jnp.arange(scanned))
+            return streams, tapped, found
+        if scanned:
+            first = _some_blocks(scan, slice(scanned))
+            (streams, _), found = first(self.blocks, (streams, tapped), jnp.arange(scanned))
+            measures.append(found)
+        for number, tail in enumerate(passes.tails, start=scanned):
+
+            def last(looped: LoopedBlock, state: Streams, tail=tail):
+                return looped(state, temb, passes.cells, tail=tail, **options)
+
+            streams, found = _some_blocks(last, number)(self.blocks, streams)
+            measures.append(jax.tree.map(lambda x: x[None], found))
+        return streams, tapped, jax.tree.map(lambda *parts: jnp.concatenate(parts), *measures)
 
     def _patches(self, data: Mapping[str, Array]) -> dict[str, Float[Array, "B _ D"]]:
         """View region -> its latents through the backbone's patch embedding, at its positions.
@@ -193,14 +257,14 @@ class GraftedTransformer(nn.Module):
         """Velocity of the predicted cameras by the backbone's readout; empty where there is none.
 
         Args:
-            cells: all new ones, by region.
+            cells: by region.
             temb: of the blocks.
             shape: of the video's latents.
             frames: latent frame of each cell but the text's where frames have timesteps of their
                 own, else None.
         """
         names = [regions[1] for regions in camera_regions(self.layout).values() if regions[1:]]
-        if not names:
+        if not names or names[0] not in cells:
             return {}
         tokens = jnp.concatenate([cells[name] for name in names], axis=1)
         own = None if frames is None else latent_frames(self.layout, names)
@@ -211,7 +275,38 @@ class GraftedTransformer(nn.Module):
         return {"camera_velocity": velocity}
 
 
-def _call_block(block: Block, streams: Streams, temb, table, frames) -> Streams:
+def check_wanted(wanted: tuple[str, ...], outputs: Collection[str]) -> None:
+    """Refuses outputs that a graft does not have.
+
+    Raises:
+        ValueError: nothing is wanted, or an unknown output (names the nearest).
+    """
+    if not wanted:
+        raise ValueError(f"wanted = (): expected at least one of {', '.join(outputs)}")
+    for name in wanted:
+        check_choice("wanted", name, outputs)
+
+
+def _some_blocks(function: Callable, which: slice | int) -> Callable:
+    """`function(blocks, ...)` on some of the stacked blocks, or on one."""
+    return nn.map_variables(
+        function, "params", trans_in_fn=lambda tree: jax.tree.map(lambda x: x[which], tree)
+    )
+
+
+def _call_block(
+    block: Block,
+    streams: Streams,
+    this: Round,
+    temb: Conditioning,
+    cells: JointCells,
+    *,
+    keep: JointCells | None = None,
+) -> Streams:
     text, video = (streams[name].astype(block.dtype) for name in STREAMS)
-    outputs = block(text, video, temb, table=table, frames=frames)
+    outputs = block(text, video, temb, keep or cells, this.inverse_temperature)
     return {n: x.astype(jnp.float32) for n, x in zip(STREAMS, outputs, strict=True)}
+
+
+def _select_cells(streams: Streams, keep: JointCells) -> Streams:
+    return dict(zip(STREAMS, keep.outgoing(*(streams[n] for n in STREAMS)), strict=True))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import flax.linen as nn
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.cogvideox.graft_canvas import BACKBONE_REGIONS, FUTURE, view_regions
-from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig
+from roam_jax.cogvideox.graft_config import CELL_DECODERS, PREDICTED, GraftConfig
 from roam_jax.contracts import FRAMES_PER_LATENT
 from roam_jax.model.embed import NoisedCells, PatchCells, QueryCells, VectorCells, cell_positions
 from roam_jax.model.heads import (
@@ -25,12 +24,6 @@ DATA_FIELDS = {
     "past_action": "past_actions",
     "observed_proprio": "observed_proprio",
     "observed_reward": "observed_reward",
-}
-# Regions of vectors, other than actions, that are predicted: name of the output, and which size of
-# `GraftConfig` it has.
-PREDICTED = {
-    "future_proprio": ("proprio", "proprio_dim"),
-    "future_reward": ("reward", "reward_dim"),
 }
 
 
@@ -106,41 +99,33 @@ class Graft(nn.Module):
                 cells.append(encoder(batch, positions))
         return cells
 
-    def by_region(self, cells: Float[Array, "B N D"]) -> dict[str, Float[Array, "B _ D"]]:
-        """The new cells after the last block, taken apart."""
-        names = self._new_regions
-        ends = np.cumsum([self.layout.region_numel(name) for name in names]).tolist()
-        starts = [0, *ends][: len(names)]
-        return {n: cells[:, a:b] for n, a, b in zip(names, starts, ends, strict=True)}
-
     def decode(
         self,
-        velocity: Float[Array, "B F C H W"],
+        velocity: Float[Array, "B F C H W"] | None,
         cells: Mapping[str, Float[Array, "B _ D"]],
         activations: Float[Array, "taps B M D"],
     ) -> dict[str, Array]:
         """Actions and whatever else is predicted of vectors, normalised units.
 
         Args:
-            velocity: the backbone's output.
-            cells: from `by_region`.
+            velocity: the backbone's output; None where it is not wanted.
+            cells: after the last block, by region; those that are not wanted are missing.
             activations: video cells after each block that the decoder reads.
 
         Returns:
             "actions" (B, P, A), or (B, 1, A) from `pooled`, where `tokens_diffused` gives their
             velocity; "proprio" (B, F - t_current, J) and "reward" (B, F - t_current, 1) where they
-            have regions.
+            have regions. What is read from something that is missing is left out.
         """
-        kind = self.config.decoder
-        if kind in CELL_DECODERS:
-            actions = self.decoder(cells[FUTURE])
+        kind, outputs = self.config.decoder, {}
+        if kind in CELL_DECODERS and FUTURE in cells:
+            outputs["actions"] = self.decoder(cells[FUTURE])
         elif kind == "cross_attention":
-            actions = self.decoder(activations)
-        elif kind == "per_frame":
-            actions = self.decoder(velocity[:, self.layout.t_current :])
-        else:
-            actions = self.decoder(velocity)
-        outputs = {"actions": actions}
+            outputs["actions"] = self.decoder(activations)
+        elif kind == "per_frame" and velocity is not None:
+            outputs["actions"] = self.decoder(velocity[:, self.layout.t_current :])
+        elif kind == "pooled" and velocity is not None:
+            outputs["actions"] = self.decoder(velocity)
         for name, (output, _) in PREDICTED.items():
             if name in cells:
                 outputs[output] = getattr(self, f"{name}_decoder")(cells[name])

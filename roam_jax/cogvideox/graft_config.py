@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
+from roam_jax.attention.sharpening import SHARPENINGS, inverse_temperatures
+from roam_jax.canvas.layout import CanvasLayout
+from roam_jax.cogvideox.graft_canvas import FUTURE, camera_regions
 from roam_jax.contracts import ACTION_DIM, PROPRIO_DIM, REWARD_DIM
+from roam_jax.model.geometry import GEOMETRIES
 from roam_jax.model.looped import check_gate
 from roam_jax.spelling import check_choice
 
@@ -13,7 +18,16 @@ DECODERS = ("pooled", "per_frame", "tokens", "tokens_diffused", "cross_attention
 # Decoders that read the future-action cells.
 CELL_DECODERS = ("tokens", "tokens_diffused")
 
-# Which parameters each policy trains, beside the loop and everything under graft/.
+# Regions of vectors, other than actions, that are predicted: name of the output, and which size of
+# `GraftConfig` it has.
+PREDICTED = {
+    "future_proprio": ("proprio", "proprio_dim"),
+    "future_reward": ("reward", "reward_dim"),
+}
+
+# What a graft adds to a backbone trains under every policy.
+_ADDED = (r"^blocks/loop/", r"^blocks/attn1/(edges|geometry)/", r"^graft/")
+# Which parameters each policy trains beside that.
 _OUTPUT_SIDE = r"^(time_embedding|norm_final|norm_out|proj_out)/"
 FREEZE_POLICIES = {
     "full": (),
@@ -30,7 +44,12 @@ def trainable_patterns(policy: str) -> tuple[str, ...]:
         ValueError: no such policy.
     """
     check_choice("freeze", policy, FREEZE_POLICIES)
-    return (r"^blocks/loop/", r"^graft/", *FREEZE_POLICIES[policy])
+    return (
+        r"^blocks/loop/",
+        r"^blocks/attn1/(edges|geometry)/",
+        r"^graft/",
+        *FREEZE_POLICIES[policy],
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +63,10 @@ class GraftConfig:
         decoder: one of `DECODERS`.
         decoder_blocks: blocks whose activations the decoder `cross_attention` reads; negative
             numbers count from the last.
+        sharpening: how the inverse temperature of attention rises from round to round, one of
+            `sharpening.SHARPENINGS`.
+        final_inverse_temperature: of the last round.
+        geometry: how coordinates enter queries and keys, one of `geometry.GEOMETRIES`.
         action_dim, proprio_dim: dimensions A of an action and J of a robot state.
 
     Raises:
@@ -55,6 +78,9 @@ class GraftConfig:
     gate_scope: str = "round"
     decoder: str = "tokens"
     decoder_blocks: tuple = (-1,)  # whole numbers; what a config holds is checked in `taps`
+    sharpening: str = "none"
+    final_inverse_temperature: float = 1.0
+    geometry: str = "none"
     action_dim: int = ACTION_DIM
     proprio_dim: int = PROPRIO_DIM
 
@@ -63,6 +89,13 @@ class GraftConfig:
             raise ValueError(f"loop.rounds = {self.rounds}: expected at least 1")
         check_gate(self.gate, self.gate_scope)
         check_choice("decoder.kind", self.decoder, DECODERS)
+        check_choice("loop.sharpening", self.sharpening, SHARPENINGS)
+        check_choice("canvas.geometry", self.geometry, GEOMETRIES)
+        if not 1 <= self.final_inverse_temperature < math.inf:
+            raise ValueError(
+                f"loop.final_inverse_temperature = {self.final_inverse_temperature}: expected a "
+                "finite number of at least 1"
+            )
         if self.decoder != "cross_attention" and self.decoder_blocks != (-1,):
             raise ValueError(
                 f"decoder.blocks = {self.decoder_blocks} with decoder.kind = {self.decoder!r}, "
@@ -73,6 +106,26 @@ class GraftConfig:
     def reward_dim(self) -> int:
         """Dimensions of a reward."""
         return REWARD_DIM
+
+    @property
+    def inverse_temperatures(self) -> tuple[float, ...]:
+        """Of the rounds; none where all are 1."""
+        if self.sharpening == "none":
+            return ()
+        rising = inverse_temperatures(
+            self.sharpening, rounds=self.rounds, final=self.final_inverse_temperature
+        )
+        return tuple(rising.tolist())
+
+    def outputs(self, layout: CanvasLayout) -> dict[str, tuple[str, ...]]:
+        """Output of the grafted model -> regions whose cells it is read from."""
+        actions = FUTURE if self.decoder in CELL_DECODERS else "visual"
+        found = {"velocity": ("visual",), "actions": (actions,)}
+        for name in PREDICTED:
+            if name in layout.regions:
+                found[PREDICTED[name][0]] = (name,)
+        cameras = [regions[1] for regions in camera_regions(layout).values() if regions[1:]]
+        return found | ({"camera_velocity": tuple(cameras)} if cameras else {})
 
     def taps(self, depth: int) -> tuple[int, ...]:
         """Blocks 0..depth - 1 whose activations the decoder reads; none for the other decoders.

@@ -3,172 +3,22 @@
 A port of diffusers' `CogVideoXTransformer3DModel` (Yang et al. 2024, arXiv:2408.06072), equal to
 it to float32 rounding. The depth is one scan over parameters stacked on axis 0, so that one block
 is compiled once, and parameters that are stored in half precision are promoted one at a time, where
-they are used, never as a whole stack. Norm statistics and softmax are float32 in every dtype.
+they are used, never as a whole stack.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import einops
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Num
 
-from roam_jax.attention import dense
-from roam_jax.canvas.segments import SegmentTable
+from roam_jax.cogvideox.block import SMALL, Block, JointCells, layer_norm, modulate, of_video
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.embedding import Conditioning, PatchEmbed, TimeEmbedding, condition
-
-# Small, as in adaLN-Zero (Peebles & Xie 2023, section 3.2): blocks start near the identity and the
-# prediction near 0, which trains best. Not zero, so that a fresh model is no constant, and every
-# parameter has a gradient at the first step.
-_SMALL = nn.initializers.normal(0.02)
-
-# What attention and feed-forward layers add to the streams. A loop that keeps these two arrays for
-# the backward pass runs neither attention nor the narrowing product a second time.
-LAYER_OUTPUT = "layer_output"
-
-
-def _layer_norm(name: str, *, epsilon: float, dtype: Any) -> nn.LayerNorm:
-    """LayerNorm with torch's variance, the two-pass one."""
-    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
-
-
-def _of_text(values: Float[Array, "B *F D"]) -> Float[Array, "B 1 D"]:
-    """The text's row of what was computed from `temb`."""
-    return values[:, None] if values.ndim == 2 else values[:, :1]
-
-
-def _of_video(
-    values: Float[Array, "B *F D"], frames: Int[np.ndarray, " N"] | None
-) -> Float[Array, "B N_or_1 D"]:
-    """The same for every video cell, by its latent frame."""
-    return values[:, None] if frames is None else values[:, 1 + frames]
-
-
-def _modulate(
-    tokens: Float[Array, "B N D"],
-    shift: Float[Array, "B N_or_1 D"],
-    scale: Float[Array, "B N_or_1 D"],
-) -> Float[Array, "B N D"]:
-    return tokens * (1 + scale) + shift
-
-
-class AdaNorm(nn.Module):
-    """One LayerNorm for both streams, then a shift, scale and gate of each from the timestep."""
-
-    config: TransformerConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        text: Float[Array, "B S D"],
-        video: Float[Array, "B N D"],
-        temb: Conditioning,
-        frames: Int[np.ndarray, " N"] | None = None,
-    ) -> tuple[Float[Array, "B M D"], Float[Array, "B 1 D"], Float[Array, "B N_or_1 D"]]:
-        """The joint sequence [text | video], normed; the text's and the video's gates."""
-        linear = nn.Dense(
-            6 * self.config.width, dtype=self.dtype, kernel_init=_SMALL, name="linear"
-        )
-        of_video, of_text = jnp.split(linear(nn.silu(temb)), 2, axis=-1)
-        shift, scale, gate = jnp.split(_of_video(of_video, frames), 3, axis=-1)
-        text_shift, text_scale, text_gate = jnp.split(_of_text(of_text), 3, axis=-1)
-        norm = _layer_norm("norm", epsilon=self.config.norm_eps, dtype=self.dtype)
-        text = _modulate(norm(text), text_shift, text_scale)
-        video = _modulate(norm(video), shift, scale)
-        return jnp.concatenate([text, video], axis=1), text_gate, gate
-
-
-class JointAttention(nn.Module):
-    """Self-attention of the joint sequence, queries and keys normed per head."""
-
-    config: TransformerConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, tokens: Float[Array, "B N D"], table: SegmentTable | None = None
-    ) -> Float[Array, "B N D"]:
-        """Attends under `table`, or all to all."""
-
-        def project(name):
-            heads = nn.Dense(self.config.width, dtype=self.dtype, name=f"to_{name}")(tokens)
-            heads = einops.rearrange(
-                heads, "B N (K D) -> B N K D", K=self.config.num_attention_heads
-            )
-            if name == "v":
-                return heads
-            return _layer_norm(f"norm_{name}", epsilon=1e-6, dtype=self.dtype)(heads)
-
-        attended = dense.attention(project("q"), project("k"), project("v"), table=table)
-        attended = einops.rearrange(attended, "B N K D -> B N (K D)")
-        to_out = nn.Dense(self.config.width, dtype=self.dtype, name="to_out")
-        return checkpoint_name(to_out(attended), LAYER_OUTPUT)
-
-
-class FeedForward(nn.Module):
-    """Widens four times, tanh-approximate gelu, narrows."""
-
-    config: TransformerConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        """Each token on its own."""
-        width = self.config.width
-        hidden = nn.Dense(4 * width, dtype=self.dtype, name="up")(tokens)
-        down = nn.Dense(width, dtype=self.dtype, name="down")
-        return checkpoint_name(down(nn.gelu(hidden, approximate=True)), LAYER_OUTPUT)
-
-
-class Block(nn.Module):
-    """Joint attention, then a feed-forward layer, each gated onto both streams.
-
-    What the cells of `video` are is the caller's affair: all of them go through the video stream's
-    modulation.
-    """
-
-    config: TransformerConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        text: Float[Array, "B S D"],
-        video: Float[Array, "B N D"],
-        temb: Conditioning,
-        table: SegmentTable | None = None,
-        frames: Int[np.ndarray, " N"] | None = None,
-    ) -> tuple[Float[Array, "B S D"], Float[Array, "B N D"]]:
-        """Both streams after the block.
-
-        Args:
-            text, video: the two streams.
-            temb: time embedding of each batch row (B, E); or, with `frames`, of the text and of
-                every latent frame (B, 1 + F, E).
-            table: topology over the joint sequence [text | video]; None = all to all.
-            frames: latent frame of each video cell, where frames have timesteps of their own.
-        """
-        attend = JointAttention(self.config, self.dtype, name="attn1")
-        layers = {
-            "norm1": functools.partial(attend, table=table),
-            "norm2": FeedForward(self.config, self.dtype, name="ff"),
-        }
-        for name, layer in layers.items():
-            norm = AdaNorm(self.config, self.dtype, name=name)
-            joint, text_gate, gate = norm(text, video, temb, frames)
-            change = layer(joint)
-            text, video = (
-                text + text_gate * change[:, : text.shape[1]],
-                video + gate * change[:, text.shape[1] :],
-            )
-        return text, video
 
 
 class AdaNormOut(nn.Module):
@@ -186,10 +36,10 @@ class AdaNormOut(nn.Module):
     ) -> Float[Array, "B N D"]:
         """Modulated tokens."""
         width = 2 * self.config.width
-        linear = nn.Dense(width, dtype=self.dtype, kernel_init=_SMALL, name="linear")
-        shift, scale = jnp.split(_of_video(linear(nn.silu(temb)), frames), 2, axis=-1)
-        norm = _layer_norm("norm", epsilon=self.config.norm_eps, dtype=self.dtype)
-        return _modulate(norm(tokens), shift, scale)
+        linear = nn.Dense(width, dtype=self.dtype, kernel_init=SMALL, name="linear")
+        shift, scale = jnp.split(of_video(linear(nn.silu(temb)), frames), 2, axis=-1)
+        norm = layer_norm("norm", epsilon=self.config.norm_eps, dtype=self.dtype)
+        return modulate(norm(tokens), shift, scale)
 
 
 class Readout(nn.Module):
@@ -215,10 +65,10 @@ class Readout(nn.Module):
         `temb` and `frames` are those of `Block`.
         """
         config, patch = self.config, self.config.patch_size
-        norm = _layer_norm("norm_final", epsilon=config.norm_eps, dtype=self.dtype)
+        norm = layer_norm("norm_final", epsilon=config.norm_eps, dtype=self.dtype)
         tokens = AdaNormOut(config, self.dtype, name="norm_out")(norm(video), temb, frames)
         project = nn.Dense(
-            config.out_channels * patch**2, dtype=self.dtype, kernel_init=_SMALL, name="proj_out"
+            config.out_channels * patch**2, dtype=self.dtype, kernel_init=SMALL, name="proj_out"
         )
         return einops.rearrange(
             project(tokens).astype(jnp.float32),
@@ -272,7 +122,7 @@ class Transformer(nn.Module):
         cells = np.repeat(np.arange(latents.shape[1]), streams[1].shape[1] // latents.shape[1])
         temb, frames = condition(self.time_embedding, timesteps, cells)
         scan = nn.scan(
-            lambda block, carry, temb: (block(*carry, temb, frames=frames), None),
+            lambda block, carry, temb: (block(*carry, temb, JointCells(frames=frames)), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from roam_jax.cogvideox.graft_cells import PREDICTED
+from roam_jax.cogvideox.graft_config import PREDICTED
 from roam_jax.evaluate.bootstrap import estimate_mean
 
 # Predicted stream -> fields of a batch with its future and its observed values.

@@ -3,7 +3,8 @@
 Between rounds the block sees a round embedding, and a gate decides how far the state moves: one
 number a round, or one for each token. Depth is scanned outside with parameters stacked on axis 0;
 rounds are scanned here with the block's parameters broadcast, only the round's rows scanned, and
-rematerialisation inside the scan: a round keeps its state and the arrays that the block names.
+rematerialisation inside the scan: a round keeps its state and the arrays that the block names. The
+last rounds may keep fewer cells than they read; these run one by one.
 
 Source: looped attention of ROAM / canvas-engineering (`looped_block.py`), whose rule is the gate
 `sigmoid` with one number a round; `identity` keeps a pretrained block's function at initialisation.
@@ -11,7 +12,9 @@ Source: looped attention of ROAM / canvas-engineering (`looped_block.py`), whose
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,8 +30,22 @@ GATE_SCOPES = ("round", "token")
 EXTRAPOLATIONS = ("last",)
 LAYER_NORM_EPSILON = 1e-5
 Streams = dict[str, Array]
+# By this name blocks mark what a layer adds to the streams, for `LoopedBlock.saved`.
+LAYER_OUTPUT = "layer_output"
 # What `LoopedBlock` reports for every round and stream.
 MEASURES = ("gated_step", "residual", "cosine")
+
+
+class Round(NamedTuple):
+    """What a block may know about the round that it runs in.
+
+    Args:
+        index: () int32, 0 for the first round.
+        inverse_temperature: () float32, by which the block multiplies its scores; None = 1.
+    """
+
+    index: Array
+    inverse_temperature: Array | None
 
 
 class LoopRows(nn.Module):
@@ -97,7 +114,8 @@ class LoopedBlock(nn.Module):
 
     Args:
         make_block: makes the block.
-        call: `call(block, streams, *args) -> streams`, dicts of (B, N, D) arrays.
+        call: `call(block, streams, round, *args) -> streams`, dicts of (B, N, D) arrays; with a
+            `Round`, and `keep=` in the rounds of a tail.
         gate: one of `GATES`.
         trained_rounds: number of rounds R that have parameters.
         width: width D of the streams.
@@ -105,6 +123,8 @@ class LoopedBlock(nn.Module):
         gate_scope: round: one gate a round; token: one for each token as well.
         saved: arrays of the block, named by `checkpoint_name`, that are kept for the backward pass;
             all else is computed again.
+        inverse_temperatures: one for each of the R rounds, for the block's scores; () = 1.
+        select: `select(streams, keep) -> streams`, the cells that a round of a tail keeps.
     """
 
     make_block: Callable[[], nn.Module]
@@ -115,16 +135,29 @@ class LoopedBlock(nn.Module):
     streams: tuple[str, ...]
     gate_scope: str = "round"
     saved: tuple[str, ...] = ()
+    inverse_temperatures: tuple[float, ...] = ()
+    select: Callable[[Streams, Any], Streams] | None = None
 
     def setup(self):
         """Declares the block's parameters at this level, and the loop rows."""
         check_gate(self.gate, self.gate_scope)
+        count = len(self.inverse_temperatures)
+        if count not in (0, self.trained_rounds):
+            raise ValueError(
+                f"{count} inverse temperatures for loop.rounds = {self.trained_rounds}: expected "
+                "one a round, or none"
+            )
         self.block = self.make_block()
         nn.share_scope(self, self.block)
         self.loop = LoopRows(self.trained_rounds, self.width, self.streams, self.gate_scope)
 
     def __call__(
-        self, streams: Streams, *args, rounds: int, extrapolate: str | None = None
+        self,
+        streams: Streams,
+        *args,
+        rounds: int,
+        extrapolate: str | None = None,
+        tail: Sequence[Any] = (),
     ) -> tuple[Streams, dict]:
         """Applies the block `rounds` times.
 
@@ -134,35 +167,67 @@ class LoopedBlock(nn.Module):
             *args: passed on to `call`, the same in every round.
             rounds: static number of rounds.
             extrapolate: static; "last" lets rounds above the trained number use the last row.
+            tail: static; one `keep` for each of the last rounds, which keep fewer cells than they
+                read: `call(..., keep=keep)` returns the cells of `select(streams, keep)`.
 
         Returns:
-            The streams, and their `MEASURES`: measure -> stream -> (rounds,) float32.
+            The streams, and their `MEASURES`: measure -> stream -> (rounds,) float32. Those of a
+            round of the tail are over the cells that it keeps.
 
         Raises:
-            ValueError: see `check_rounds`.
+            ValueError: see `check_rounds`; or the tail is longer than the rounds.
         """
         check_rounds(rounds, trained=self.trained_rounds, extrapolate=extrapolate)
+        if len(tail) > rounds:
+            raise ValueError(f"a tail of {len(tail)} rounds: expected at most rounds = {rounds}")
         used = np.minimum(np.arange(rounds), self.trained_rounds - 1)
         rows = jax.tree.map(lambda row: row[used], self.loop())
+        temperatures = None
+        if self.inverse_temperatures:
+            temperatures = jnp.asarray(self.inverse_temperatures, jnp.float32)[used]
+        steps = (rows, Round(jnp.arange(rounds), temperatures))
+        policy = jax.checkpoint_policies.save_only_these_names(*self.saved)
+        scanned, measures = rounds - len(tail), []
+        if scanned:
+            scan = nn.scan(
+                nn.remat(self._round(args), prevent_cse=False, policy=policy),
+                variable_broadcast="params",
+                split_rngs={"params": False},
+                length=scanned,
+            )
+            here = jax.tree.map(lambda x: x[:scanned], steps)
+            streams, found = scan(self.block, streams, here)
+            measures.append(found)
+        for number, keep in enumerate(tail, start=scanned):
+            here = jax.tree.map(lambda x, number=number: x[number], steps)
+            streams, found = nn.remat(self._round(args, keep), policy=policy)(
+                self.block, streams, here
+            )
+            measures.append(jax.tree.map(lambda x: x[None], found))
+        return streams, jax.tree.map(lambda *parts: jnp.concatenate(parts), *measures)
 
-        def one_round(block: nn.Module, state: Streams, row: tuple[dict, Array]):
-            row, round_index = row
+    def _round(self, args: tuple, keep: Any = None) -> Callable[..., tuple[Streams, dict]]:
+        """One round, (block, streams, (rows, round)) -> (streams, measures).
+
+        Args:
+            args: passed on to `call`.
+            keep: what a round of the tail keeps; None in other rounds.
+        """
+        call = self.call if keep is None else functools.partial(self.call, keep=keep)
+
+        def one_round(block: nn.Module, state: Streams, step: tuple[dict, Round]):
+            row, this = step
             moved = {n: x + row[n] for n, x in state.items()}
-            out = self.call(block, moved, *args)
+            out = call(block, moved, this, *args)
+            if keep is not None:
+                state = self.select(state, keep)
             sizes = {
-                n: step_size(self.gate, gate_value(row, x), round_index) for n, x in state.items()
+                n: step_size(self.gate, gate_value(row, x), this.index) for n, x in state.items()
             }
             new = {n: _advance(state[n], out[n], sizes[n]) for n in state}
             return new, _measures(state, out, new)
 
-        policy = jax.checkpoint_policies.save_only_these_names(*self.saved)
-        scanned = nn.scan(
-            nn.remat(one_round, prevent_cse=False, policy=policy),
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            length=rounds,
-        )
-        return scanned(self.block, streams, (rows, jnp.arange(rounds)))
+        return one_round
 
 
 @jax.custom_jvp

@@ -29,6 +29,7 @@ from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import FIRST_CAMERA, Backbone
 from roam_jax.tasks.rows import share_of_rows
 from roam_jax.tasks.streams import (
+    LOSSES,
     TARGETS,
     NoisedActions,
     noise_actions,
@@ -171,6 +172,7 @@ class GraftModel:
         camera_noise: Float[Array, "B V f C h w"] | None = None,
         actions: NoisedActions | None = None,
         extrapolate: str | None = None,
+        wanted: tuple[str, ...] | None = None,
     ) -> tuple[dict[str, Array], dict]:
         """Model outputs on a batch whose future is noised to `timesteps`.
 
@@ -184,6 +186,7 @@ class GraftModel:
                 predicted.
             actions: with the decoder `tokens_diffused`, the noised future actions.
             extrapolate: "last" allows more rounds than were trained.
+            wanted: outputs of the module that are wanted, the rest is not computed; None = all.
 
         Returns:
             {"velocity", "actions", ..., "target" (B, F, C, H, W), "clean", "noisy"} and the round
@@ -215,6 +218,7 @@ class GraftModel:
             **self._cells(batch, self._views(latents, noised), actions),
             rounds=rounds,
             extrapolate=extrapolate,
+            wanted=wanted,
         )
         outputs = {name: value.astype(jnp.float32) for name, value in outputs.items()}
         return {**outputs, **targets, "clean": clean, "noisy": noisy}, measures
@@ -259,7 +263,7 @@ class GraftModel:
         encoded |= self.backbone.latents(params["vae"], batch, self.time, fields=self.latent_fields)
         present = present_dimensions(batch, "actions")
 
-        def step(actions, times):
+        def step(actions, times, wanted=None):
             now, following = times
             outputs, measures = self.predict(
                 params,
@@ -270,6 +274,7 @@ class GraftModel:
                 camera_noise=camera_noise,
                 actions=NoisedActions(actions, jnp.full(timesteps.shape, now)),
                 extrapolate=extrapolate,
+                wanted=wanted,
             )
             velocity = outputs.pop("actions")
             actions = ddim_step(self.schedule, actions, velocity, now, following)
@@ -278,7 +283,7 @@ class GraftModel:
         now = trailing_timesteps(self.schedule, steps)
         times = np.stack([now, next_timesteps(now)], axis=1)
         actions, _ = jax.lax.scan(
-            lambda a, t: (step(a, t)[0], None), action_noise * present, times[:-1]
+            lambda a, t: (step(a, t, ("actions",))[0], None), action_noise * present, times[:-1]
         )
         actions, outputs, measures = step(actions, jnp.asarray(times[-1]))
         return {**outputs, "actions": actions}, measures
@@ -294,14 +299,15 @@ class GraftModel:
         error = jnp.square(outputs["camera_velocity"] - outputs["camera_target"])
         return error.mean(axis=(1, 2, 3, 4, 5))
 
-    def stream_error(
-        self, outputs: dict[str, Array], batch: Batch, stream: str
-    ) -> Float[Array, " B"]:
-        """`streams.stream_error` of an output of `predict`."""
-        return stream_error(outputs[stream], batch, stream)
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        """Outputs whose errors weigh something; None where all do."""
+        outputs = self.module.graft_config.outputs(self.module.layout)
+        found = tuple(name for name in outputs if self.weights[LOSSES[name]])
+        return None if len(found) == len(outputs) else found
 
     def loss(self, params: Params, batch: Batch, rng: jax.Array, rounds: int):
-        """Weighted sum of all errors, and each of them apart; see `contracts.Task`."""
+        """Weighted sum of the errors that weigh something, and each apart; see `contracts.Task`."""
         size = batch["text"].shape[0]
         keys = jax.random.split(rng, 6)
         time_rng, noise_rng, deploy_rng, action_rng, camera_rng, augment_rng = keys
@@ -326,13 +332,15 @@ class GraftModel:
             rounds=rounds,
             camera_noise=camera_noise,
             actions=actions,
+            wanted=self.wanted,
         )
-        errors = {"diffusion": self.diffusion_error(outputs).mean()}
-        if self.predicts_cameras:
+        errors = {}
+        if "velocity" in outputs:
+            errors["diffusion"] = self.diffusion_error(outputs).mean()
+        if "camera_velocity" in outputs:
             errors["camera"] = self.camera_error(outputs).mean()
         for stream in TARGETS:
             if stream in outputs:
-                name = "action" if stream == "actions" else stream
-                errors[name] = self.stream_error(outputs, targets, stream).mean()
+                errors[LOSSES[stream]] = stream_error(outputs[stream], targets, stream).mean()
         total = sum(self.weights[name] * error for name, error in errors.items())
         return total, {f"loss/{name}": error for name, error in errors.items()}

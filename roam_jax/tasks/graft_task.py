@@ -10,8 +10,9 @@ from jax.sharding import PartitionSpec
 
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.graft import GraftedTransformer
-from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout, graft_topology
+from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout
 from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig, trainable_patterns
+from roam_jax.cogvideox.graft_topology import TopologyOptions, make_topology
 from roam_jax.contracts import ArraySpec, Task, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.tasks.augment import Augmentation
@@ -20,10 +21,10 @@ from roam_jax.tasks.graft import GraftModel
 from roam_jax.train.sharding import shard_largest
 
 # Stacked over depth, gates, biases and norms are matrices, so they are named.
-NO_DECAY = (r"^blocks/loop/", r"/(bias|scale|query|modality)$")
+NO_DECAY = (r"^blocks/(loop|attn1/edges|attn1/geometry)/", r"/(bias|scale|query|modality)$")
 SHARDING_RULES = (
     (r"^(graft|vae)/", PartitionSpec()),
-    (r"^blocks/loop/", PartitionSpec()),
+    (r"^blocks/(loop|attn1/edges|attn1/geometry)/", PartitionSpec()),
     (r"/kernel$", shard_largest),
     (r"/(bias|scale)$", PartitionSpec()),
 )
@@ -66,9 +67,7 @@ def graft_model(
         config=sizes,
         graft_config=graft_config,
         layout=layout,
-        topology=graft_topology(
-            layout, backbone_reads_new=float(config.topology.backbone_reads_new)
-        ),
+        topology=make_topology(layout, TopologyOptions(**config.topology)),
         dtype=backbone.compute_dtype,
     )
     return GraftModel(
@@ -92,26 +91,38 @@ def _graft_config(
         gate_scope=config.loop.gate_scope,
         decoder=config.decoder.kind,
         decoder_blocks=tuple(config.decoder.blocks),
+        sharpening=config.loop.sharpening,
+        final_inverse_temperature=config.loop.final_inverse_temperature,
+        geometry=config.canvas.geometry,
         action_dim=batch_spec["action_chunk"].shape[-1],
         proprio_dim=batch_spec["observed_proprio"].shape[-1],
     )
 
 
 def _loss_weights(canvas: ml_collections.ConfigDict) -> dict[str, float]:
-    """By the names of `GraftModel.weights`."""
-    return {
+    """By the names of `GraftModel.weights`.
+
+    Raises:
+        ValueError: nothing weighs anything.
+    """
+    weights = {
         "diffusion": canvas.visual_weight,
         "action": canvas.action_weight,
         "proprio": canvas.proprio_weight,
         "reward": canvas.reward_weight,
         "camera": canvas.camera_weight,
     }
+    if not any(weights.values()):
+        raise ValueError(
+            "nothing is to be learned: expected canvas.visual_weight, canvas.action_weight or "
+            "another loss weight above 0"
+        )
+    return weights
 
 
 def _new_regions(config: ml_collections.ConfigDict) -> NewRegions:
     canvas, reads_new = config.canvas, config.topology.backbone_reads_new
     weights = {
-        "topology.backbone_reads_new": reads_new,
         "canvas.visual_weight": canvas.visual_weight,
         "canvas.action_weight": canvas.action_weight,
         "canvas.proprio_weight": canvas.proprio_weight,

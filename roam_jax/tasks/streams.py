@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from roam_jax.cogvideox.graft_cells import PREDICTED
+from roam_jax.cogvideox.graft_config import PREDICTED
 from roam_jax.contracts import Batch
 from roam_jax.diffusion.schedule import NoiseSchedule
 
@@ -19,6 +19,14 @@ from roam_jax.diffusion.schedule import NoiseSchedule
 TARGETS = {
     "actions": "action_chunk",
     **{output: region for region, (output, _) in PREDICTED.items()},  # named alike in a batch
+}
+# Output of the module -> its name among losses and their weights.
+LOSSES = {
+    "velocity": "diffusion",
+    "actions": "action",
+    "proprio": "proprio",
+    "reward": "reward",
+    "camera_velocity": "camera",
 }
 # Output -> field of the batch that says which of its dimensions a row's robot has.
 MASKS = {"actions": "action_mask", "proprio": "proprio_mask"}

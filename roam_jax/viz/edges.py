@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
+from roam_jax.canvas.kinds import NONE_KIND
 from roam_jax.canvas.layout import CanvasLayout
-from roam_jax.canvas.topology import NONE_KIND, CanvasTopology, Connection
+from roam_jax.canvas.topology import CanvasTopology, Connection
 from roam_jax.viz.figure import FAINT, SERIES
 
 PLAIN = "all frames"

@@ -15,8 +15,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from roam_jax.canvas.kinds import NONE_KIND
 from roam_jax.canvas.layout import CanvasLayout
-from roam_jax.canvas.topology import NONE_KIND, CanvasTopology
+from roam_jax.canvas.topology import CanvasTopology
 from roam_jax.viz.edge_graph import graph_panel
 from roam_jax.viz.edge_times import time_panel
 from roam_jax.viz.edges import GAP, TITLE, TITLE_POINTS, DrawnEdge, Panel, drawn_edges, is_plain

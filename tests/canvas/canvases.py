@@ -1,6 +1,7 @@
 """Random valid canvases, the same as canvas-engineering declares them, and one schema file."""
 
 import copy
+import dataclasses
 
 import canvas_engineering as ce
 import numpy as np
@@ -67,8 +68,15 @@ def layouts(draw, *, lengths: bool = False) -> CanvasLayout:
     return CanvasLayout(T, H, W, d_model=4, regions=regions, t_current=t_current)
 
 
-def edges(layout: CanvasLayout) -> st.SearchStrategy[list[Connection]]:
-    """Up to five edges between any regions, with offsets that may leave the canvas."""
+@st.composite
+def edges(draw, layout: CanvasLayout, *, pairs: bool = False) -> list[Connection]:
+    """Up to five edges between any regions, with offsets that may leave the canvas.
+
+    Args:
+        draw: hypothesis' own.
+        layout: the canvas.
+        pairs: whether some have listed pairs of frames, which canvas-engineering has not.
+    """
     names = st.sampled_from(list(layout.regions))
     offset = st.none() | st.integers(-layout.T, layout.T)
     edge = st.builds(
@@ -82,7 +90,13 @@ def edges(layout: CanvasLayout) -> st.SearchStrategy[list[Connection]]:
         interpolation_order=st.integers(1, 3),
         fn=st.none() | st.sampled_from(KINDS),
     )
-    return st.lists(edge, max_size=5)
+    drawn = draw(st.lists(edge, max_size=5))
+    for number, made in enumerate(drawn):
+        if pairs and draw(st.booleans()):
+            ends = (st.sampled_from(layout.regions[name].frames) for name in (made.src, made.dst))
+            listed = tuple(draw(st.lists(st.tuples(*ends), min_size=1, max_size=6, unique=True)))
+            drawn[number] = dataclasses.replace(made, t_src=None, t_dst=None, pairs=listed)
+    return drawn
 
 
 def some_of(extras: dict[str, st.SearchStrategy]) -> st.SearchStrategy:
@@ -146,3 +160,33 @@ def edited(path: str, value) -> dict:
     else:
         target[last] = value
     return made
+
+
+def sequence(layout: CanvasLayout) -> np.ndarray:
+    """Flat indices of the tokens, region by region."""
+    return np.concatenate([layout.region_indices(name) for name in layout.regions])
+
+
+def places(layout: CanvasLayout) -> tuple[np.ndarray, np.ndarray]:
+    """Region and real frame of each token, in sequence order."""
+    names, real = [], []
+    for name, spec in layout.regions.items():
+        for cell in layout.region_indices(name):
+            names.append(name)
+            real.append(int(cell) // (layout.H * layout.W) * spec.period)
+    return np.array(names), np.array(real)
+
+
+def allowed(topology: CanvasTopology, layout: CanvasLayout) -> np.ndarray:
+    """(N, N) bool in sequence order: who reads whom, kinds ignored."""
+    cells = sequence(layout)
+    return topology.to_attention_mask(layout)[np.ix_(cells, cells)] > 0
+
+
+def influences(reads: np.ndarray, applications: int) -> np.ndarray:
+    """(N, N) bool: whether the row's output depends on the column's input, by matrix powers."""
+    step = (reads | np.eye(len(reads), dtype=bool)).astype(np.int64)
+    reached = np.eye(len(reads), dtype=np.int64)
+    for _ in range(applications):
+        reached = (reached @ step > 0).astype(np.int64)
+    return reached > 0

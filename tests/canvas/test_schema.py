@@ -35,8 +35,8 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("schema")
 
 
-def draw_topology(data, layout: CanvasLayout) -> CanvasTopology | None:
-    drawn = data.draw(st.none() | edges(layout))
+def draw_topology(data, layout: CanvasLayout, **options) -> CanvasTopology | None:
+    drawn = data.draw(st.none() | edges(layout, **options))
     return None if drawn is None else CanvasTopology(tuple(drawn))
 
 
@@ -88,7 +88,7 @@ def test_a_file_of_canvas_engineering_is_read_and_given_back_byte_for_byte(folde
 @given(st.data())
 def test_our_schema_comes_back_whole_through_canvas_engineering(folder, data):
     layout = data.draw(layouts(lengths=True))
-    topology = draw_topology(data, layout)
+    topology = draw_topology(data, layout, pairs=True)
     region_extras, edge_extras = draw_extras(data, layout, topology)
     ours = CanvasSchema(
         layout=layout,
@@ -111,9 +111,9 @@ def test_our_schema_comes_back_whole_through_canvas_engineering(folder, data):
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_exactly_the_fills_that_change_what_an_edge_reads_are_refused(folder, data):
+def test_exactly_the_fills_and_pairs_that_change_what_an_edge_reads_are_refused(folder, data):
     layout = data.draw(layouts())
-    drawn = data.draw(edges(layout))
+    drawn = data.draw(edges(layout, pairs=True))
     single = [CanvasSchema(layout, CanvasTopology((edge,))) for edge in drawn]
     for schema in single:
         schema.to_json(folder / "single.json", for_ce="lossy")
@@ -143,6 +143,8 @@ def test_a_schema_that_canvas_engineering_would_read_otherwise_needs_lossy(tmp_p
                 "video", "slow", t_src=0, t_dst=-1,
                 temporal_fill=TemporalFill.INTERPOLATE, interpolation_order=2,
             ),
+            Connection("slow", "text", pairs=((0, 2), (0, 3), (1, 2), (1, 3))),  # all there are
+            Connection("slow", "video", pairs=((1, 3), (0, 0))),
         )
     )  # fmt: skip
     schema = CanvasSchema(layout, topology)
@@ -151,7 +153,7 @@ def test_a_schema_that_canvas_engineering_would_read_otherwise_needs_lossy(tmp_p
         "regions.slow.length = 5 (read as 6); "
         "topology[1] video -> slow: temporal_fill = drop (read as hold); "
         "topology[2] video -> slow: temporal_fill = interpolate, interpolation_order = 2 "
-        "(read as hold)"
+        "(read as hold); topology[4] slow -> video: 2 pairs of frames (read as all)"
     )
     with pytest.raises(
         ValueError, match=re.escape(f"{path}: canvas-engineering would read")
@@ -268,6 +270,11 @@ def test_a_length_holds_for_the_box_that_it_was_written_for(tmp_path):
         ({"version": "0.9"}, "schema_version '0.9' is newer"),
         ({"metadata": {"roam": {}}}, "metadata.roam is written by this package"),
         ({"topology": CanvasTopology.dense(["visul"])}, "unknown region 'visul': did you mean"),
+        (
+            {"topology": CanvasTopology((Connection("action", "visual", pairs=((2, 0),)),))},
+            "topology[0] action -> visual: connection action -> visual: pairs: region 'action' has "
+            "no tokens in canvas frame 2: expected 0..1",
+        ),
         ({"region_extras": {"visul": {}}}, "unknown region 'visul': did you mean 'visual'?"),
         ({"region_extras": {"visual": {"carier": 1}}}, "region_extras['visual']: unknown field"),
         ({"edge_extras": ({},)}, "1 edge_extras for 2 connections"),

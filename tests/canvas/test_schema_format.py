@@ -73,6 +73,11 @@ def test_older_versions_patches_and_none_at_all_are_read(version):
             {"topology": [NOTE | {"temporal_fill": "hodl"}]},
             "temporal_fill 'hodl': expected one of drop, hold, interpolate",
         ),
+        (
+            "metadata/roam",
+            {"topology": [NOTE | {"pairs": [[0, 1, 2]]}]},
+            "pairs [[0, 1, 2]]: expected a list of two integers for each pair of frames",
+        ),
         # Notes that contradict each other, or the file that they are in.
         (
             "metadata/roam",
@@ -107,6 +112,11 @@ def test_older_versions_patches_and_none_at_all_are_read(version):
             "metadata/roam",
             {"topology": [NOTE | {"temporal_fill": "interpolate", "interpolation_order": 0}]},
             "metadata.roam.topology[0]: connection action -> visual: interpolation_order 0",
+        ),
+        (
+            "metadata/roam",
+            {"topology": [NOTE | {"pairs": [[0, 1]]}]},
+            "metadata.roam.topology[0]: connection action -> visual: pairs beside t_src = 0",
         ),
     ],
 )  # fmt: skip

@@ -24,7 +24,7 @@ class ToyBlock(nn.Module):
         return {name: x + jnp.tanh(layer(x + mean)) for name, x in streams.items()}
 
 
-def call(block, streams):
+def call(block, streams, this):
     return block(streams)
 
 
@@ -223,7 +223,7 @@ def test_small_steps_survive_a_block_in_bfloat16():
     params, streams = make_params(), make_streams()
     params["loop"]["gate"][:] = 1e-3
 
-    def call_in_bfloat16(block, streams):
+    def call_in_bfloat16(block, streams, this):
         out = block({n: x.astype(jnp.bfloat16) for n, x in streams.items()})
         return {n: x.astype(jnp.float32) for n, x in out.items()}
 
@@ -235,6 +235,114 @@ def test_small_steps_survive_a_block_in_bfloat16():
     for name in STREAMS:
         moved, true = third[name] - first[name], expected[name] - base[name]
         assert np.linalg.norm(moved - true) / np.linalg.norm(true) < 0.1
+
+
+def sharpened(block, streams, this):
+    """Makes what the round says visible in the output."""
+    if this.inverse_temperature is None:
+        return block(streams)
+    scale = this.inverse_temperature + 10 * this.index
+    return {name: scale * x for name, x in block(streams).items()}
+
+
+@pytest.mark.parametrize(("rounds", "extrapolate"), [(3, None), (6, "last")])
+def test_blocks_know_their_round(rounds, extrapolate):
+    betas = (1.0, 2.0, 3.5, 5.0)
+    params, streams = make_params(), make_streams()
+    params["loop"] = jax.tree.map(np.zeros_like, params["loop"])
+    module = looped("off").clone(call=sharpened, inverse_temperatures=betas)
+    out, _ = apply(module, params, streams, rounds=rounds, extrapolate=extrapolate)
+    state = streams
+    for r in range(rounds):
+        made = reference(params, state, "off", 1)
+        state = {n: (betas[min(r, 3)] + 10 * r) * x for n, x in made.items()}
+    for name in STREAMS:
+        np.testing.assert_allclose(out[name], state[name], rtol=1e-4)
+
+
+def test_without_temperatures_blocks_get_none():
+    params, streams = make_params(), make_streams()
+    found = [
+        apply(looped("off").clone(call=f), params, streams, rounds=2) for f in (sharpened, call)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_temperatures_are_one_a_trained_round():
+    module = looped("off").clone(inverse_temperatures=(1.0, 2.0))
+    with pytest.raises(ValueError, match="2 inverse temperatures for loop.rounds = 4"):
+        apply(module, make_params(), make_streams(), rounds=1)
+
+
+class MaskedBlock(nn.Module):
+    """Cell i of a stream reads cells i and i + 1, so that the first cells need few others."""
+
+    @nn.compact
+    def __call__(self, streams, keep=None):
+        layer = nn.Dense(WIDTH, name="layer")
+
+        def mixed(x):
+            made = x + jnp.tanh(layer(x + jnp.roll(x, -1, axis=1)))
+            return made if keep is None else made[:, :keep]
+
+        return {name: mixed(x) for name, x in streams.items()}
+
+
+def call_masked(block, streams, this, *, keep=None):
+    return block(streams, keep)
+
+
+def first_cells(streams, keep):
+    return {name: x[:, :keep] for name, x in streams.items()}
+
+
+@pytest.mark.parametrize(
+    ("gate_scope", "tail"), [("round", (1,)), ("token", (2, 1)), ("round", (3, 2, 1))]
+)
+def test_rounds_that_keep_fewer_cells_equal_whole_ones(gate_scope, tail):
+    """The first cell's value, and the gradients of a loss on it."""
+    params, streams = with_tokens(make_params(), scale=0.3), make_streams()
+    if gate_scope == "round":
+        params = make_params()
+    module = LoopedBlock(
+        make_block=MaskedBlock,
+        call=call_masked,
+        gate="identity",
+        trained_rounds=TRAINED,
+        width=WIDTH,
+        streams=STREAMS,
+        gate_scope=gate_scope,
+        select=first_cells,
+    )
+
+    def loss(params, streams, tail):
+        out, measures = module.apply({"params": params}, streams, rounds=3, tail=tail)
+        return sum(jnp.sum(x[:, 0] ** 2) for x in out.values()), (out, measures)
+
+    gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
+    (_, (whole, whole_measures)), expected = gradient(params, streams, ())
+    (_, (out, measures)), found = gradient(params, streams, tail)
+    for name in STREAMS:
+        assert out[name].shape[1] == 1
+        np.testing.assert_allclose(out[name], whole[name][:, :1], rtol=1e-5, atol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected
+    )
+    before, _ = apply(module, params, streams, rounds=2)
+    for name in STREAMS:
+        gated, scanned = measures["gated_step"][name], 3 - len(tail)
+        assert gated.shape == (3,)
+        np.testing.assert_allclose(
+            gated[:scanned], whole_measures["gated_step"][name][:scanned], rtol=1e-5
+        )
+        old, new = before[name][:, :1], whole[name][:, :1]
+        step = np.linalg.norm(new - old) / np.linalg.norm(old)
+        np.testing.assert_allclose(gated[-1], step, rtol=1e-4)
+
+
+def test_a_tail_longer_than_the_rounds_is_refused():
+    with pytest.raises(ValueError, match="a tail of 2 rounds: expected at most rounds = 1"):
+        apply(looped("off"), make_params(), make_streams(), rounds=1, tail=(2, 1))
 
 
 def test_round_counts_that_were_not_trained_are_refused():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from roam_jax.tasks.build import build
+from roam_jax.tasks.streams import stream_error
 from roam_jax.train import names
 from roam_jax.train.state import partition
 from tests.tasks.models import first_batch, make_params
@@ -107,7 +108,7 @@ def test_other_decoders_and_windows_without_past_actions(robot_config, kind, t_c
     )()
     assert outputs["actions"].shape == (4, predicted, 7)
     error = np.asarray(outputs["actions"]) - batch["action_chunk"][:, :predicted]
-    found = model.stream_error(outputs, batch, "actions")
+    found = stream_error(outputs["actions"], batch, "actions")
     np.testing.assert_allclose(found, np.mean(error**2, axis=(1, 2)), rtol=1e-5)
     assert np.isfinite(float(metrics["loss/action"]))
 

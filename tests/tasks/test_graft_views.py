@@ -13,7 +13,7 @@ from roam_jax.evaluate.parameters import stored_parameters
 from roam_jax.evaluate.step_cost import trace_step
 from roam_jax.tasks.graft_task import SHARDING_RULES, graft_model, graft_task
 from roam_jax.tasks.sketch import Sketch, sketch
-from roam_jax.tasks.streams import noise_actions
+from roam_jax.tasks.streams import noise_actions, stream_error
 from tests.tasks.models import make_params, random_batch
 from tests.tiny_weights import TRANSFORMER
 
@@ -199,9 +199,9 @@ def test_dimensions_that_a_robot_lacks_teach_nothing(config, decoder):
     ):
         error = (np.asarray(outputs[stream]) - batch[field]) ** 2
         expected = [e[:, m > 0].mean() if m.any() else 0 for e, m in zip(error, mask, strict=True)]
-        found = model.stream_error(outputs, masked, stream)
+        found = stream_error(outputs[stream], masked, stream)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
-        plain = model.stream_error(outputs, batch, stream)
+        plain = stream_error(outputs[stream], batch, stream)
         np.testing.assert_allclose(plain, error.mean(axis=(1, 2)), rtol=1e-5)
     value = jax.jit(jax.value_and_grad(model.loss, has_aux=True), static_argnums=3)
     (loss, _), grads = value(params, masked, jax.random.key(0), 1)

@@ -1,0 +1,1 @@
+"""One config a topology of the study; docs/topology.md shows them."""

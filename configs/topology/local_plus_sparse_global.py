@@ -1,0 +1,25 @@
+"""A small world: a local window, and two far frames for every (region, frame).
+
+    python train.py --config configs/topology/local_plus_sparse_global.py --workdir runs/world \\
+        --config.backbone.path=CONVERTED_2B --config.data.root=BRIDGE \\
+        --config.data.text=EMBEDDINGS
+    python train.py --config configs/topology/local_plus_sparse_global.py:tiny --workdir runs/world
+
+Text and video are governed as well (`topology.backbone = declared`), so the grafted model does not
+start as its backbone: `describe` says so.
+All else is configs/bridge_3loop.py, sizes and `tiny` included; docs/topology.md has the picture.
+"""
+
+import ml_collections
+
+from configs import bridge_3loop
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The 2B run, or its `tiny` copy."""
+    config = bridge_3loop.get_config(variant)
+    config.topology.kind = "local_plus_sparse_global"
+    config.topology.backbone = "declared"
+    config.topology.window = 1
+    config.topology.links = 2
+    return config

@@ -1,0 +1,72 @@
+"""Groups of a plan by cuDNN's fused attention: each group is an unmasked dense call.
+
+A plan's groups of equal shape are a batch, so that one call of the library runs all of them and
+nothing masked is computed but the filling of keys, which cuDNN skips by length.
+"""
+
+from __future__ import annotations
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+# What cuDNN multiplies, and the widest head on an A100.
+DTYPES = (jnp.bfloat16, jnp.float16)
+MOST_WIDTH = 128
+
+
+def attend_groups(
+    query: Float[Array, "G B N K D"],
+    key: Float[Array, "G B M K D"],
+    value: Float[Array, "G B M K D"],
+    *,
+    key_lengths: Int[np.ndarray, " G"] | None = None,
+) -> Float[Array, "G B N K D"]:
+    """Softmax attention of every group over its own keys, with scale 1/sqrt(D), on CUDA GPUs.
+
+    JAX looks at the device when this is traced, so that it traces on machines with cuDNN only.
+
+    Args:
+        query, key, value: projected heads of G groups, bfloat16 or float16.
+        key_lengths: leading keys of each group that are read; None = all of them.
+
+    Raises:
+        ValueError: `unsupported` says why.
+        RuntimeError: there is no cuDNN here.
+    """
+    problem = unsupported(query, key, value, key_lengths=key_lengths)
+    if problem:
+        raise ValueError(f"cuDNN attention: {problem}")
+    groups, batch = query.shape[:2]
+    joined = (einops.rearrange(x, "G B N K D -> (G B) N K D") for x in (query, key, value))
+    lengths = None if key_lengths is None else jnp.repeat(jnp.asarray(key_lengths), batch)
+    out = jax.nn.dot_product_attention(
+        *joined, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return einops.rearrange(out, "(G B) N K D -> G B N K D", G=groups)
+
+
+def unsupported(
+    query: Float[Array, "G B N K D"],
+    key: Float[Array, "G B M K D"],
+    value: Float[Array, "G B M K Dv"],
+    *,
+    key_lengths: Int[np.ndarray, " G"] | None = None,
+) -> str | None:
+    """Why cuDNN cannot run these groups; None where it can."""
+    for name, array in (("query", query), ("key", key), ("value", value)):
+        if array.dtype not in DTYPES:
+            return f"{name} is {array.dtype}, expected bfloat16 or float16"
+    width = query.shape[-1]
+    if width % 8 or width > MOST_WIDTH:
+        return f"heads are {width} wide, expected a multiple of 8 up to {MOST_WIDTH}"
+    if value.shape[-1] != width:
+        return f"heads of the value are {value.shape[-1]} wide, expected {width}"
+    if key_lengths is not None:
+        keys = key.shape[2]
+        for length in key_lengths.tolist():
+            if not 1 <= length <= keys:
+                return f"a group reads {length} of {keys} keys, expected 1..{keys}"
+    return None

@@ -1,0 +1,188 @@
+"""The transformer block of a canvas model that is trained from scratch.
+
+Attention under a plan, then a feed-forward layer, each behind a LayerNorm and added to the cells.
+A block may keep fewer cells than it reads: then queries, output and feed-forward layer run on
+those alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
+
+from roam_jax.canvas.plan import AttentionPlan
+from roam_jax.model.edge_kinds import KindedAttention
+from roam_jax.model.geometry import Geometry
+from roam_jax.model.looped import LAYER_OUTPUT, Round, Streams
+
+# The stream of a canvas model in a `LoopedBlock`.
+CELLS = "cells"
+LAYER_NORM_EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """One application of a block that keeps fewer cells than it reads.
+
+    Args:
+        inputs: (M,) numbers, in the whole sequence, of the cells that come in, rising.
+        outputs: (N,) the same of those that go out, each among `inputs`.
+        plan: its queries are the outputs, its keys the inputs.
+
+    Raises:
+        ValueError: an output is no input, or the plan is for other numbers of cells.
+    """
+
+    inputs: Int[np.ndarray, " M"]
+    outputs: Int[np.ndarray, " N"]
+    plan: AttentionPlan
+
+    def __post_init__(self):
+        missing = np.setdiff1d(self.outputs, self.inputs)
+        if missing.size:
+            raise ValueError(f"cell {missing[0]} is kept, but not among the cells that come in")
+        sizes = (self.plan.query_cells, self.plan.key_cells)
+        if sizes != (len(self.outputs), len(self.inputs)):
+            raise ValueError(
+                f"the slice keeps {len(self.outputs)} of {len(self.inputs)} cells, but its plan "
+                f"has {sizes[0]} queries and {sizes[1]} keys"
+            )
+
+    @property
+    def places(self) -> Int[np.ndarray, " N"]:
+        """Where the outputs stand among the inputs."""
+        return np.searchsorted(self.inputs, self.outputs)
+
+
+def _layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
+
+
+class CanvasAttention(nn.Module):
+    """Attention with projections under a plan.
+
+    Fields are those of `CanvasBlock`.
+    """
+
+    heads: int
+    plan: AttentionPlan
+    geometry: str
+    coordinates: Float[np.ndarray, "M 3"] | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        cells: Float[Array, "B M D"],
+        inverse_temperature: Float[Array, ""] | None,
+        keep: Kept | None,
+    ) -> Float[Array, "B N D"]:
+        """What the kept cells read from all cells."""
+        width = cells.shape[-1]
+
+        def project(name, cells):
+            heads = nn.Dense(width, dtype=self.dtype, name=f"to_{name}")(cells)
+            return einops.rearrange(heads, "B N (K D) -> B N K D", K=self.heads)
+
+        here = there = self.coordinates
+        queries, plan = cells, self.plan
+        if keep is not None:
+            queries, plan = cells[:, keep.places], keep.plan
+            if self.coordinates is not None:
+                here, there = self.coordinates[keep.outputs], self.coordinates[keep.inputs]
+        query, key, value = project("q", queries), project("k", cells), project("v", cells)
+        geometry = Geometry(self.geometry, self.heads, name="geometry")
+        read, by = geometry(query, key, here, there)
+        if inverse_temperature is not None:
+            read = read * inverse_temperature.astype(read.dtype)
+        attend = KindedAttention(name="edges")
+        attended = attend(read, by, value, plan, plain=(query, key))
+        attended = einops.rearrange(attended, "B N K D -> B N (K D)")
+        return nn.Dense(width, dtype=self.dtype, name="to_out")(attended)
+
+
+class FeedForward(nn.Module):
+    """Widens four times, tanh-approximate gelu, narrows."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, cells: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        """Each cell on its own."""
+        width = cells.shape[-1]
+        hidden = nn.Dense(4 * width, dtype=self.dtype, name="up")(cells)
+        return nn.Dense(width, dtype=self.dtype, name="down")(jax.nn.gelu(hidden))
+
+
+class CanvasBlock(nn.Module):
+    """Pre-norm attention and feed-forward layer over the cells of a canvas.
+
+    Args:
+        width: width D of the cells.
+        heads: attention heads K, a divisor of the width.
+        plan: the topology, for all cells.
+        geometry: one of `geometry.GEOMETRIES`.
+        coordinates: (N, 3) of all cells, from `canvas_coordinates`; needed by a geometry.
+        dtype: compute dtype; parameters are float32.
+    """
+
+    width: int
+    heads: int
+    plan: AttentionPlan
+    geometry: str = "none"
+    coordinates: Float[np.ndarray, "N 3"] | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        cells: Float[Array, "B N D"],
+        inverse_temperature: Float[Array, ""] | None = None,
+        *,
+        keep: Kept | None = None,
+    ) -> Float[Array, "B _ D"]:
+        """The cells after the block, or those of them that are kept.
+
+        Args:
+            cells: in sequence order.
+            inverse_temperature: multiplies scores (those of `kinds.DOT_PRODUCT_KINDS`); None = 1.
+            keep: static; what comes in and goes out, where that is not all.
+
+        Raises:
+            ValueError: the width is not `width`, or no multiple of `heads`.
+        """
+        if cells.shape[-1] != self.width or self.width % self.heads:
+            raise ValueError(
+                f"cells of width {cells.shape[-1]} and {self.heads} heads: expected width "
+                f"{self.width}, a multiple of the heads"
+            )
+        attend = CanvasAttention(
+            self.heads, self.plan, self.geometry, self.coordinates, self.dtype, name="attn"
+        )
+        change = attend(_layer_norm("norm1", self.dtype)(cells), inverse_temperature, keep)
+        if keep is not None:
+            cells = cells[:, keep.places]
+        cells = cells + checkpoint_name(change, LAYER_OUTPUT)
+        change = FeedForward(self.dtype, name="ff")(_layer_norm("norm2", self.dtype)(cells))
+        return cells + checkpoint_name(change, LAYER_OUTPUT)
+
+
+def call_block(
+    block: CanvasBlock, streams: Streams, this: Round, *, keep: Kept | None = None
+) -> Streams:
+    """`LoopedBlock.call` of a canvas block."""
+    cells = streams[CELLS].astype(block.dtype)
+    return {CELLS: block(cells, this.inverse_temperature, keep=keep).astype(jnp.float32)}
+
+
+def select_cells(streams: Streams, keep: Kept) -> Streams:
+    """`LoopedBlock.select` of a canvas block."""
+    return {name: cells[:, keep.places] for name, cells in streams.items()}

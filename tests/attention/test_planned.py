@@ -1,0 +1,173 @@
+"""Planned attention against the masked oracle on random canvases, values and gradients."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roam_jax.attention import tiled
+from roam_jax.attention.planned import planned_attention
+from roam_jax.canvas import plan as plans
+from roam_jax.canvas import tiles
+from roam_jax.canvas.layout import CanvasLayout
+from roam_jax.canvas.plan import AttentionPlan, compile_plan
+from roam_jax.canvas.segments import SegmentTable
+from roam_jax.canvas.topology import CanvasTopology, Connection
+from tests.attention.test_dense import reference
+from tests.canvas.canvases import edges, layouts
+
+BATCH, HEADS, WIDTH = 2, 3, 8
+SOFTMAX = ("cross_attention", "cogvideox", "none")
+
+
+def softmax_plan(layout: CanvasLayout, drawn: list[Connection]) -> AttentionPlan:
+    """A plan of those edges that match a frame, all of kinds that are softmax or none."""
+    kinds = {name: SOFTMAX[i % 3] for i, name in enumerate(layout.regions)}
+    made = []
+    for edge in drawn:
+        kind = edge.fn if edge.fn in SOFTMAX else kinds[edge.src]
+        made.append(Connection(**{**vars(edge), "fn": kind}))
+    return compile_plan(layout, CanvasTopology(tuple(made)).matching(layout))
+
+
+def weights(table: SegmentTable) -> np.ndarray:
+    return np.exp(np.float64(table.log_weight))[
+        table.query_segments[:, None], table.segments[None, :]
+    ]
+
+
+def heads(queries: int, keys: int, *, seed=0):
+    sizes = (queries, keys, keys, queries)
+    return tuple(
+        jax.random.normal(k, (BATCH, n, HEADS, WIDTH))
+        for k, n in zip(jax.random.split(jax.random.key(seed), 4), sizes, strict=True)
+    )
+
+
+def oracle_gradients(query, key, value, change, weight):
+    """In float64 by JAX, from the plain definition."""
+    with jax.enable_x64():
+        inputs = [jnp.asarray(np.asarray(x, np.float64)) for x in (query, key, value, change)]
+        weight = jnp.asarray(weight)
+
+        def attend(query, key, value):
+            scores = jnp.einsum("BNKD,BMKD->BKNM", query, key) / np.sqrt(WIDTH)
+            mass = jnp.exp(scores) * weight
+            total = mass.sum(axis=-1, keepdims=True)
+            return jnp.einsum("BKNM,BMKD->BNKD", mass / jnp.where(total > 0, total, 1), value)
+
+        _, pull = jax.vjp(attend, *inputs[:3])
+        return [np.asarray(x) for x in pull(inputs[3])]
+
+
+def close(found, expected, bound):
+    size = max(np.linalg.norm(expected), 0.3)
+    assert np.linalg.norm(np.asarray(found, np.float64) - expected) <= bound * size
+
+
+def check(plan: AttentionPlan):
+    query, key, value, change = heads(plan.query_cells, plan.key_cells)
+    out, pull = jax.vjp(lambda *x: planned_attention(*x, plan), query, key, value)
+    weight = weights(plan.table)
+    close(out, reference(query, key, value, weight), 2e-6)
+    np.testing.assert_array_equal(out[:, ~(weight > 0).any(axis=1)], 0)
+    for found, expected in zip(
+        pull(change), oracle_gradients(query, key, value, change, weight), strict=True
+    ):
+        close(found, expected, 5e-6)
+
+
+@contextlib.contextmanager
+def small_tiles():
+    """Tiles on canvases of any size, small ones, so that every loop runs more than once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plans, "MASKED_COST", 1e9)
+        patch.setattr(tiles, "ROWS", 4)
+        patch.setattr(tiles, "SMALL_ROWS", 2)
+        patch.setattr(tiles, "STACK_COST", 10)
+        patch.setattr(tiled, "PIECE_SCORES", 60)
+        patch.setattr(tiled, "KEY_CHUNK", 7)
+        yield
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_equals_the_mask_on_random_canvases(data):
+    layout = data.draw(layouts(lengths=True))
+    if layout.regions:
+        check(softmax_plan(layout, data.draw(edges(layout))))
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_tiles_equal_the_mask_on_random_canvases(data):
+    layout = data.draw(layouts(lengths=True))
+    with small_tiles():
+        plan = softmax_plan(layout, data.draw(edges(layout)))
+        assert not plan.is_dense
+        check(plan)
+
+
+CANVAS = CanvasLayout(
+    7,
+    12,
+    9,
+    64,
+    {"text": (0, 1, 0, 4, 0, 9), "video": (0, 7, 4, 9, 0, 9), "action": (1, 7, 9, 10, 0, 4)},
+)
+
+
+@pytest.mark.parametrize("keys", [(0, 1, 2, 5, 9), tuple(range(14))])
+def test_slices_equal_rows_of_the_whole(keys):
+    topology = CanvasTopology.causal_temporal(list(CANVAS.regions)).matching(CANVAS)
+    with small_tiles():
+        check(compile_plan(CANVAS, topology, queries=(1, 2, 9), keys=keys))
+
+
+def test_huge_key_sets_are_taken_in_chunks(monkeypatch):
+    """A region that reads everything: an online softmax over chunks of its keys."""
+    monkeypatch.setattr(plans, "MASKED_COST", 1e9)
+    monkeypatch.setattr(tiled, "KEY_CHUNK", 100)
+    hub = CanvasTopology.hub_spoke("action", ["text", "video"])
+    check(compile_plan(CANVAS, hub))
+
+
+def test_no_array_grows_with_the_square_of_the_cells():
+    layout = CanvasLayout(16, 16, 16, 64, {"a": (0, 16, 0, 8, 0, 16), "b": (0, 16, 8, 16, 0, 16)})
+    sizes = {}
+    for name in ("dense", "causal_temporal"):
+        plan = compile_plan(layout, getattr(CanvasTopology, name)(["a", "b"]))
+        shape = jax.ShapeDtypeStruct((1, 4096, 1, 64), jnp.float32)
+        step = jax.jit(
+            jax.grad(lambda *x, plan=plan: planned_attention(*x, plan).sum(), argnums=(0, 1, 2))
+        )
+        memory = step.lower(shape, shape, shape).compile().memory_analysis()
+        sizes[name] = memory.temp_size_in_bytes
+    assert max(sizes.values()) < 4096**2 * 4
+    assert sizes["causal_temporal"] < sizes["dense"] / 3
+
+
+def test_one_compilation_for_equal_plans():
+    traced = 0
+
+    def attend(query, key, value, plan):
+        nonlocal traced
+        traced += 1
+        return planned_attention(query, key, value, plan)
+
+    run = jax.jit(attend, static_argnums=3)
+    topology = CanvasTopology.causal_temporal(list(CANVAS.regions)).matching(CANVAS)
+    for _ in range(3):
+        plan = compile_plan(CANVAS, topology)
+        run(*heads(plan.query_cells, plan.key_cells)[:3], plan)
+    assert traced == 1
+
+
+def test_sequences_of_other_lengths_are_refused():
+    plan = compile_plan(CANVAS, CanvasTopology.dense(list(CANVAS.regions)))
+    with pytest.raises(ValueError, match=f"plan for {plan.query_cells} queries"):
+        planned_attention(*heads(5, 5)[:3], plan)
