@@ -53,8 +53,8 @@ class _Launch:
     num_stages: int
 
 
-# By bytes of an operand and whether heads are wider than 64; what ptxas compiles for an A100 with
-# next to no spilled registers. Not yet timed on a GPU.
+# By bytes of an operand and whether heads are wider than 64; what ptxas compiles for A100 and H100
+# with next to no spilled registers. Not yet timed on a GPU.
 FORWARD = {
     (2, False): _Launch(128, 64, 8, 2),
     (2, True): _Launch(128, 32, 8, 2),

@@ -1,7 +1,7 @@
 """Groups of a plan by cuDNN's fused attention: each group is an unmasked dense call.
 
 A plan's groups of equal shape are a batch, so that one call of the library runs all of them and
-nothing masked is computed but the filling of keys, which cuDNN skips by length.
+nothing masked is computed; keys that fill a group are cut off by its length.
 """
 
 from __future__ import annotations
@@ -39,13 +39,23 @@ def attend_groups(
     problem = unsupported(query, key, value, key_lengths=key_lengths)
     if problem:
         raise ValueError(f"cuDNN attention: {problem}")
-    groups, batch = query.shape[:2]
-    joined = (einops.rearrange(x, "G B N K D -> (G B) N K D") for x in (query, key, value))
-    lengths = None if key_lengths is None else jnp.repeat(jnp.asarray(key_lengths), batch)
+    groups, batch, rows = query.shape[:3]
+    if key_lengths is None and key.shape[2] % 2:
+        key_lengths = np.full(groups, key.shape[2])
+    lengths = None if key_lengths is None else np.repeat(key_lengths, batch).astype(np.int32)
     out = jax.nn.dot_product_attention(
-        *joined, key_value_seq_lengths=lengths, implementation="cudnn"
+        *map(_even, (query, key, value)), key_value_seq_lengths=lengths, implementation="cudnn"
     )
-    return einops.rearrange(out, "(G B) N K D -> G B N K D", G=groups)
+    return einops.rearrange(out[:, :rows], "(G B) N K D -> G B N K D", G=groups)
+
+
+def _even(cells: Array) -> Array:
+    """Groups and batch as one axis, with one more cell where their number is odd.
+
+    JAX 0.10 refuses the gradient of odd lengths (it takes a bias that is not there for one).
+    """
+    cells = einops.rearrange(cells, "G B N K D -> (G B) N K D")
+    return jnp.pad(cells, ((0, 0), (0, cells.shape[1] % 2), (0, 0), (0, 0)))
 
 
 def unsupported(

@@ -94,7 +94,7 @@ class _TableMask(splash_mask.Mask):
 
     def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
         rows, columns = self.blocks.query_segments[part[0]], self.blocks.key_segments[part[1]]
-        return np.isfinite(self.blocks.log_weight)[rows[:, None], columns]
+        return np.isfinite(self.blocks.log_weight).take(columns, axis=1).take(rows, axis=0)
 
 
 def _read(table: SegmentTable) -> np.ndarray:

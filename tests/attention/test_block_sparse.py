@@ -119,8 +119,8 @@ def test_lowers_to_triton_without_a_gpu(dtype, width):
     traced = jax.jit(loss(table)).trace(shape, shape, shape)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("__gpu$xla.gpu.triton") == 3
-    for name in ("forward_kernel", "query_kernel", "key_kernel"):
-        assert f'name = "{name}"' in text
+    for name in ("forward", "query_gradient", "key_gradient"):
+        assert f'name = "block_sparse_{name}"' in text
 
 
 def arrays(jaxpr):

@@ -59,10 +59,10 @@ def test_what_is_wanted_is_the_same(kind, output, frame_times):
     sliced, found = outputs_and_gradients(model, params, inputs, output, wanted=(output,))
     assert set(sliced) == {output} and len(whole) > 1
     assert relative_error(sliced[output], whole[output]) < 2e-6
-    errors = jax.tree.map(
-        lambda a, b: np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-2), found, expected
-    )
-    assert max(jax.tree.leaves(errors)) < 2e-5
+    # Of the largest gradient: that of a key's bias, say, is 0 but for rounding.
+    size = max(np.linalg.norm(x) for x in jax.tree.leaves(expected))
+    errors = jax.tree.map(lambda a, b: np.linalg.norm(a - b) / size, found, expected)
+    assert max(jax.tree.leaves(errors)) < 2e-6
 
 
 def test_fewer_cells_are_computed_and_fewer_products():
