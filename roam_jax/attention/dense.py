@@ -1,9 +1,10 @@
 """Dense attention, free or under a topology's mask, in pieces that stay in cache.
 
 The oracle of planned attention, and what runs where a plan is not worth its loops. Free attention
-is one group of tiles (`attention/tiled.py`). Under a mask, groups of heads and tiles of queries are
-mapped one after another, each with its part of the mask gathered from the segment table, and are
-rematerialised in the backward pass. No N x N array of scores ever exists but on small canvases.
+is one group of tiles (`attention/tiled.py`), and on GPUs in half precision cuDNN's. Under a mask,
+groups of heads and tiles of queries are mapped one after another, each with its part of the mask
+gathered from the segment table, and are rematerialised in the backward pass. No N x N array of
+scores ever exists but on small canvases.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from roam_jax.attention.grouped_cudnn import attend_groups, unsupported
 from roam_jax.attention.tiled import tiled_attention
 from roam_jax.canvas.segments import SegmentTable
 from roam_jax.canvas.tiles import whole
@@ -54,6 +56,9 @@ def attention(
         )
     small = cells[0] * cells[1] * query.shape[2] <= SMALL_SCORES
     if table is None and not small:
+        heads = (query[None], key[None], value[None])
+        if jax.default_backend() == "gpu" and unsupported(*heads) is None:
+            return attend_groups(*heads)[0]
         return tiled_attention(query, key, value, whole(*cells))
     # Here and not on the scores, of which there are many more.
     query = query * np.asarray(1 / np.sqrt(query.shape[-1]), query.dtype)

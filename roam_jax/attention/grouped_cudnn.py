@@ -6,15 +6,50 @@ nothing masked is computed; keys that fill a group are cut off by its length.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from roam_jax.canvas.tiles import TileStack
+
 # What cuDNN multiplies, and the widest head on an A100.
 DTYPES = (jnp.bfloat16, jnp.float16)
 MOST_WIDTH = 128
+
+
+def cudnn_attention(
+    query: Float[Array, "B N K D"],
+    key: Float[Array, "B M K D"],
+    value: Float[Array, "B M K D"],
+    stacks: Sequence[TileStack],
+) -> Float[Array, "B N K D"]:
+    """Softmax attention over the stacks of a plan, one call a stack; queries in none get 0.
+
+    Args:
+        query, key, value: projected heads, bfloat16 or float16.
+        stacks: without log weights.
+
+    Raises:
+        ValueError: a stack weighs or hides keys, or as `attend_groups`.
+        RuntimeError: there is no cuDNN here.
+    """
+    out = jnp.zeros((*query.shape[:3], value.shape[3]), value.dtype)
+    for stack in stacks:
+        if stack.log_weight is not None:
+            raise ValueError("cuDNN attention: a stack has log weights, expected plain edges alone")
+        rows, keys = stack.query_cells, stack.key_cells
+        heads = (query[:, rows], key[:, keys], value[:, keys])
+        made = attend_groups(*(einops.rearrange(x, "B G N K D -> G B N K D") for x in heads))
+        made = einops.rearrange(made, "G B N K D -> B (G N) K D")
+        # Rows that the tile before has as well are taken from there.
+        first = (np.arange(stack.rows) >= stack.skipped[..., None]).reshape(-1)
+        cells = rows.reshape(-1)[first]
+        out = out.at[:, cells].set(made[:, np.flatnonzero(first)], unique_indices=True)
+    return out
 
 
 def attend_groups(

@@ -21,6 +21,7 @@ import numpy as np
 from roam_jax.canvas.kinds import NONE_KIND, SOFTMAX_KINDS, check_kind
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.segments import SegmentTable
+from roam_jax.canvas.temporal_topologies import real_frames
 from roam_jax.canvas.tiles import TILE_COST, TileStack, tile_stacks
 from roam_jax.canvas.topology import CanvasTopology, Connection, empty_edges, frame_weights
 
@@ -69,12 +70,15 @@ class AttentionPlan:
         edges: the edges of other kinds.
         weights: (1 + edges, segments) float64, what each output counts for a query of a segment
             before they are made to sum to 1: the joint softmax, then each of `edges`.
+        orders: of the segments beside their own, for kernels that walk blocks of tokens: by real
+            time.
     """
 
     table: SegmentTable
     stacks: tuple[TileStack, ...] | None
     edges: tuple[EdgePlan, ...]
     weights: np.ndarray
+    orders: tuple[tuple[int, ...], ...] = ()
 
     @property
     def is_dense(self) -> bool:
@@ -139,7 +143,7 @@ class AttentionPlan:
             (edge.kind, edge.index, *(c.tobytes() for s in edge.stacks for c in _cells(s)))
             for edge in self.edges
         )
-        return self.table, self.is_dense, edges, self.weights.tobytes()
+        return self.table, self.is_dense, edges, self.weights.tobytes(), self.orders
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AttentionPlan) and self._content == other._content
@@ -197,7 +201,9 @@ def compile_plan(
         weights[row] = edge.weight * read.any(axis=1)
         kind = topology.resolve_fn(edge, layout)
         edges.append(EdgePlan(kind, index, edge.src, edge.dst, _cell_stacks(read, *cells)))
-    return AttentionPlan(table, _chosen_stacks(table), tuple(edges), weights)
+    by_time = np.argsort(real_frames(layout), kind="stable")
+    stacks = _chosen_stacks(table)
+    return AttentionPlan(table, stacks, tuple(edges), weights, (tuple(by_time.tolist()),))
 
 
 def _by_kind(

@@ -63,6 +63,16 @@ class TileStack:
         return sum(self.key_lengths)
 
     @property
+    def query_cells(self) -> np.ndarray:
+        """(G, T x rows) places of every tile's queries; those that are skipped are there twice."""
+        return _cells(self.query_starts, self.query_lengths).reshape(len(self.query_starts), -1)
+
+    @property
+    def key_cells(self) -> np.ndarray:
+        """(G, keys) places of every group's keys."""
+        return _cells(self.key_starts, self.key_lengths)
+
+    @property
     def tiles(self) -> int:
         """Tiles of all groups."""
         return self.skipped.size
@@ -78,6 +88,12 @@ class TileStack:
         windows = len(self.query_lengths) + len(self.key_lengths)
         each = KEY_COST * self.keys * len(self.key_starts)
         return self.scores + each + self.tiles * (TILE_COST + WINDOW_COST * windows) + STACK_COST
+
+
+def _cells(starts: np.ndarray, lengths: tuple[int, ...]) -> np.ndarray:
+    """(..., cells) places in windows (..., windows)."""
+    within = np.concatenate([np.arange(length) for length in lengths])
+    return np.repeat(starts, lengths, axis=-1) + within
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from roam_jax.contracts import ArraySpec
-from roam_jax.viz.edges import offset_label
+from roam_jax.viz.edges import kind_label
 
 WIDTH = 100
 MIB = 2**20
@@ -26,7 +26,7 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield from region_lines(report["canvas"])
         yield ""
-        yield from edge_lines(report["topology"], [r["name"] for r in report["canvas"]["regions"]])
+        yield from topology_lines(report)
     yield ""
     yield from parameter_lines(report["parameters"]["groups"])
     if "policies" in report["parameters"]:
@@ -36,6 +36,15 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     kept = {row["rounds"]: row["kept_bytes"] for row in report["flops"]["rounds"]}
     yield from byte_lines(report["bytes"], report["backend"], kept=kept)
+
+
+def topology_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Edges, plan and slices of a report with a canvas and a topology."""
+    topology = report["topology"]
+    yield from edge_lines(topology, [region["name"] for region in report["canvas"]["regions"]])
+    yield ""
+    yield from plan_lines(topology["plan"])
+    yield from slice_lines(topology["slices"])
 
 
 def region_lines(canvas: Mapping[str, Any]) -> Iterator[str]:
@@ -70,21 +79,19 @@ def edge_lines(topology: Mapping[str, Any], regions: Sequence[str]) -> Iterator[
     """A line for each reader and way of reading; edges that differ in `dst` alone share it."""
     ways: dict[tuple, list] = {}
     for edge in topology["edges"]:
-        offsets = offset_label(edge["t_src"], edge["t_dst"])
-        way = edge["src"], edge["weight"], offsets, edge["fill"], edge["kind"]
-        ways.setdefault(way, []).append(edge)
+        notes = edge["times"], edge["fill"], kind_label(edge["kind"])
+        ways.setdefault((edge["src"], edge["weight"], notes), []).append(edge)
     name_width = _width(regions)
     yield f"topology: {len(topology['edges'])} edges; a reader attends to what it reads"
     yield (
         f"  {'reader':<{name_width}}{'reads':<{62 - name_width}}{'weight':>8}{'pairs':>14}"
         f"{'share':>8}"
     )
-    for (src, weight, offsets, fill, kind), edges in ways.items():
+    for (src, weight, notes), edges in ways.items():
         names = [edge["dst"] for edge in edges]
         reads = "every region" if names == list(regions) else ", ".join(names)
-        notes = [offsets] if fill is None else [offsets, fill]
-        notes += [kind] if kind == "none" else []
-        wrapped = textwrap.wrap(f"{reads} ({', '.join(notes)})", 61 - name_width)
+        said = ", ".join(note for note in notes if note)
+        wrapped = textwrap.wrap(f"{reads} ({said})", 61 - name_width)
         share = sum(edge["share"] for edge in edges)
         pairs = sum(edge["pairs"] for edge in edges)
         yield (
@@ -93,13 +100,68 @@ def edge_lines(topology: Mapping[str, Any], regions: Sequence[str]) -> Iterator[
         )
         yield from (f"  {'':<{name_width}}{line}" for line in wrapped[1:])
     yield f"  {'allowed in all':<70}{topology['pairs']:>14,}{topology['share']:>8.1%}"
-    changes = topology["changes_to_backbone"]
-    if not changes:
+    changes = topology.get("changes_to_backbone")
+    if changes == []:
         yield "  at initialisation the grafted model equals the backbone, whatever its rounds"
-    else:
+    elif changes:
         yield "  at initialisation the grafted model does NOT equal the backbone:"
         for reason in changes:
             yield from textwrap.wrap(f"    {reason}", WIDTH, subsequent_indent="      ")
+
+
+def plan_lines(plan: Mapping[str, Any]) -> Iterator[str]:
+    """What the attention of a block computes, beside all pairs."""
+    if "refused" in plan:
+        yield "plan: none, attention cannot run this topology:"
+        yield from textwrap.wrap(
+            plan["refused"], WIDTH, initial_indent="  ", subsequent_indent="  "
+        )
+        return
+    loops = "1 loop" if plan["loops"] == 1 else f"{plan['loops']} loops"
+    how = f"{plan['tiles']:,} tiles in {loops}"
+    if plan["dense"]:
+        how = "all scores, under a mask"
+    yield f"plan of a block's attention, {plan['heads']} heads x {plan['width']}, a window: {how}"
+    yield f"  {'':<38}{'all pairs':>16}{'planned':>16}{'share':>10}"
+    rows = {
+        "scores of a head": ("scores", "{:,.0f}".format),
+        "FLOPs of both products, forward": ("flops", _si),
+        "float32 scores at once, at most, MiB": ("score_bytes", lambda n: f"{n / MIB:,.1f}"),
+    }
+    for name, (field, written) in rows.items():
+        every, planned = plan[field]["all"], plan[field]["planned"]
+        yield f"  {name:<38}{written(every):>16}{written(planned):>16}{planned / every:>10.1%}"
+    blocks = plan["live_blocks"]
+    name = f"blocks of {' x '.join(map(str, blocks['size']))} with a pair"
+    yield (
+        f"  {name:<38}{blocks['all']:>16,}{blocks['live']:>16,}"
+        f"{blocks['live'] / blocks['all']:>10.1%}"
+    )
+    yield f"  (softmax edges alone, which allow {plan['pairs']:,} pairs)"
+    kinds: dict[str, list] = {}
+    for edge in plan["edges"]:
+        kinds.setdefault(edge["kind"], []).append(edge)
+    for kind, edges in kinds.items():
+        count = "1 edge" if len(edges) == 1 else f"{len(edges)} edges"
+        yield f"  {kind}: {count} beside them, {sum(e['pairs'] for e in edges):,} pairs"
+
+
+def slice_lines(slices: Mapping[str, Any]) -> Iterator[str]:
+    """What the wanted outputs need of all applications of a block."""
+    if not slices["wanted"]:
+        yield "  nothing can be left out: the outputs are read from everything"
+        return
+    yield (
+        f"what is left to compute, of {slices['applications']} applications of a block, "
+        "if this is wanted:"
+    )
+    for row in slices["wanted"]:
+        name, regions = row["name"], ", ".join(row["regions"])
+        name = name if name == regions else f"{name} ({regions})"
+        shares = f"{row['cell_share']:>8.1%} of the cells{row['pair_share']:>8.1%} of the pairs"
+        *before, last = textwrap.wrap(name, 50) or [""]
+        yield from (f"  {line}" for line in before)
+        yield f"  {last:<50}{shares}"
 
 
 def parameter_lines(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:

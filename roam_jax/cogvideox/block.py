@@ -140,7 +140,7 @@ class JointAttention(nn.Module):
     def __call__(
         self,
         tokens: Float[Array, "B M D"],
-        cells: JointCells,
+        cells: JointCells = ALL_CELLS,
         inverse_temperature: Float[Array, ""] | None = None,
     ) -> Float[Array, "B N D"]:
         """What the cells that go out read; their scores are multiplied by the temperature."""

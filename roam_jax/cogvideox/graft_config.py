@@ -26,7 +26,7 @@ PREDICTED = {
 }
 
 # What a graft adds to a backbone trains under every policy.
-_ADDED = (r"^blocks/loop/", r"^blocks/attn1/(edges|geometry)/", r"^graft/")
+_ADDED = (r"^blocks/(loop|attn1/(edges|geometry))/", r"^graft/")
 # Which parameters each policy trains beside that.
 _OUTPUT_SIDE = r"^(time_embedding|norm_final|norm_out|proj_out)/"
 FREEZE_POLICIES = {
@@ -44,12 +44,7 @@ def trainable_patterns(policy: str) -> tuple[str, ...]:
         ValueError: no such policy.
     """
     check_choice("freeze", policy, FREEZE_POLICIES)
-    return (
-        r"^blocks/loop/",
-        r"^blocks/attn1/(edges|geometry)/",
-        r"^graft/",
-        *FREEZE_POLICIES[policy],
-    )
+    return (*_ADDED, *FREEZE_POLICIES[policy])
 
 
 @dataclasses.dataclass(frozen=True)

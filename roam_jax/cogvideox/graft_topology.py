@@ -1,10 +1,10 @@
 """Topologies of the study on a graft's canvas.
 
-A kind of topology says how the streams of the canvas meet: text and video are one stream, and so are
-actions, robot state, reward, each further camera and the goal; thought cells are what streams meet
-in. Two things stand apart from the kind. Text and video attend to each other as the backbone was
-trained, unless the kind is to govern them as well. And what the backbone reads of the new regions
-has a weight of its own, 0 by default, with which the grafted model starts as its backbone.
+A kind of topology says how the streams of the canvas meet. Text and video are one stream; actions,
+robot state, reward, each further camera and the goal are one each; thought cells are what streams
+meet in. Two things stand apart from the kind. Text and video attend to each other as the backbone
+was trained, unless the kind is to govern them as well. And what the backbone reads of the new
+regions has a weight of its own, 0 by default, with which the grafted model starts as its backbone.
 """
 
 from __future__ import annotations

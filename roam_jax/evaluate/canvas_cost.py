@@ -6,15 +6,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from roam_jax.canvas.kinds import NONE_KIND, SOFTMAX_KINDS
 from roam_jax.canvas.layout import CanvasLayout
-from roam_jax.canvas.segments import SegmentTable
-from roam_jax.canvas.topology import CanvasTopology
+from roam_jax.canvas.topology import CanvasTopology, frame_weights, segment_sizes
+from roam_jax.viz.edges import time_label
 
 
-def allowed_pairs(table: SegmentTable) -> int:
-    """Pairs of a query cell and a key cell that may attend."""
-    sizes = np.bincount(table.segments, minlength=len(table.log_weight))
-    return int(sizes @ np.isfinite(table.log_weight) @ sizes)
+def allowed_pairs(layout: CanvasLayout, topology: CanvasTopology) -> int:
+    """Pairs of a query cell and a key cell that an edge of any kind joins; `none` joins none."""
+    sizes = segment_sizes(layout)
+    return int(sizes @ topology.reads(layout) @ sizes)
+
+
+def describe_canvas(layout: CanvasLayout) -> dict:
+    """The grid and its regions, ready for JSON."""
+    regions = describe_regions(layout)
+    return {
+        "grid": [layout.T, layout.H, layout.W],
+        "width": layout.d_model,
+        "t_current": layout.t_current,
+        "cells": sum(region["cells"] for region in regions),
+        "regions": regions,
+    }
 
 
 def describe_regions(layout: CanvasLayout) -> list[dict]:
@@ -35,22 +48,36 @@ def describe_regions(layout: CanvasLayout) -> list[dict]:
     ]
 
 
+def describe_topology(layout: CanvasLayout, topology: CanvasTopology) -> dict:
+    """Every edge, and the pairs that all of them allow together, ready for JSON."""
+    cells, pairs = int(segment_sizes(layout).sum()), allowed_pairs(layout, topology)
+    return {
+        "edges": describe_edges(layout, topology),
+        "pairs": pairs,
+        "share": pairs / cells**2,
+    }
+
+
 def describe_edges(layout: CanvasLayout, topology: CanvasTopology) -> list[dict]:
-    """Declaration of each edge and the pairs that it alone allows, ready for JSON."""
-    cells = sum(layout.region_numel(name) for name in layout.regions)
+    """Declaration of each edge and the pairs that it alone allows, ready for JSON.
+
+    `times` says in words when it reads; `frame_pairs` is how many pairs of frames are listed.
+    """
+    cells = int(segment_sizes(layout).sum())
     edges = []
     for edge in topology.connections:
-        table, _ = CanvasTopology((edge,)).segment_table(layout)
-        pairs = allowed_pairs(table)
+        pairs = allowed_pairs(layout, CanvasTopology((edge,)))
         edges.append(
             {
                 "src": edge.src,
                 "dst": edge.dst,
                 "kind": topology.resolve_fn(edge, layout),
                 "weight": edge.weight,
+                "times": time_label(edge, layout),
                 "t_src": edge.t_src,
                 "t_dst": edge.t_dst,
                 "fill": None if edge.t_dst is None else edge.temporal_fill.value,
+                "frame_pairs": None if edge.pairs is None else len(edge.pairs),
                 "pairs": pairs,
                 "share": pairs / cells**2,
             }
@@ -80,15 +107,21 @@ def changes_to_backbone(
         reasons.append(
             f"loop.gate = {gate} with loop.rounds = {rounds} does not start at the backbone"
         )
+    kinds = {edge: topology.resolve_fn(edge, layout) for edge in topology.connections}
+    running = [edge for edge, kind in kinds.items() if kind != NONE_KIND and edge.weight]
+    softmax = tuple(edge for edge in running if kinds[edge] in SOFTMAX_KINDS)
     owner = np.array([name for name, spec in layout.regions.items() for _ in spec.frames])
-    log_weight = topology.segment_table(layout)[0].log_weight
+    weights = frame_weights(softmax, layout)
     for src in backbone:
-        blocks = {dst: log_weight[np.ix_(owner == src, owner == dst)] for dst in layout.regions}
-        partly = [dst for dst in backbone if (blocks[dst] != 0).any()]
+        blocks = {dst: weights[np.ix_(owner == src, owner == dst)] for dst in layout.regions}
+        partly = [dst for dst in backbone if (blocks[dst] != 1).any()]
         if partly:
             reasons.append(f"{src} does not read all of {', '.join(partly)} with weight 1")
-        read = [d for d in blocks if d not in backbone and np.isfinite(blocks[d]).any()]
+        read = [dst for dst in blocks if dst not in backbone and blocks[dst].any()]
         if read:
-            weight = np.exp(max(blocks[dst].max() for dst in read))
+            weight = max(blocks[dst].max() for dst in read)
             reasons.append(f"{src} reads {', '.join(read)} (weight up to {weight:.3g})")
+        for edge in running:
+            if edge.src == src and kinds[edge] not in SOFTMAX_KINDS:
+                reasons.append(f"{src} reads {edge.dst} by {kinds[edge]}")
     return reasons

@@ -13,10 +13,9 @@ from roam_jax.cogvideox.graft_canvas import BACKBONE_REGIONS
 from roam_jax.cogvideox.graft_config import FREEZE_POLICIES, trainable_patterns
 from roam_jax.contracts import VIDEO_FIELDS
 from roam_jax.evaluate.canvas_cost import (
-    allowed_pairs,
     changes_to_backbone,
-    describe_edges,
-    describe_regions,
+    describe_canvas,
+    describe_topology,
 )
 from roam_jax.evaluate.parameters import (
     Stored,
@@ -24,6 +23,7 @@ from roam_jax.evaluate.parameters import (
     stored_parameters,
     trained_by_policy,
 )
+from roam_jax.evaluate.plan_cost import describe_plan, describe_slices
 from roam_jax.evaluate.step_cost import device_bytes, mesh_sizes, trace_flops, trace_step
 from roam_jax.tasks.graft import GraftModel
 from roam_jax.tasks.sketch import Sketch
@@ -37,7 +37,7 @@ def describe(sketch: Sketch) -> dict[str, Any]:
     Returns:
         "config", "assumed", "parameters" (groups, policies), "batch", "flops" (rounds,
         vae_encoding) and "bytes"; for a graft also "canvas" (grid, regions) and "topology" (edges,
-        pairs, share, changes_to_backbone).
+        pairs, share, changes_to_backbone, plan, slices).
     """
     stored = stored_parameters(sketch.task)
     report = {
@@ -58,31 +58,37 @@ def describe(sketch: Sketch) -> dict[str, Any]:
 
 
 def _canvas(model: GraftModel) -> dict[str, Any]:
-    layout, topology = model.module.layout, model.module.topology
-    table, _ = topology.segment_table(layout)
-    pairs = allowed_pairs(table)
-    loop = model.module.graft_config
+    module = model.module
+    layout, topology, sizes = module.layout, module.topology, module.config
+    loop = module.graft_config
+    changes = changes_to_backbone(
+        layout, topology, gate=loop.gate, rounds=loop.rounds, backbone=BACKBONE_REGIONS
+    )
+    plan = describe_plan(
+        layout, topology, heads=sizes.num_attention_heads, width=sizes.attention_head_dim
+    )
+    slices = describe_slices(
+        layout, topology, _wanted(model), applications=sizes.num_layers * loop.rounds
+    )
     return {
-        "canvas": {
-            "grid": [layout.T, layout.H, layout.W],
-            "width": layout.d_model,
-            "t_current": layout.t_current,
-            "cells": table.cells,
-            "regions": describe_regions(layout),
-        },
+        "canvas": describe_canvas(layout),
         "topology": {
-            "edges": describe_edges(layout, topology),
-            "pairs": pairs,
-            "share": pairs / table.cells**2,
-            "changes_to_backbone": changes_to_backbone(
-                layout,
-                topology,
-                gate=loop.gate,
-                rounds=loop.rounds,
-                backbone=BACKBONE_REGIONS,
-            ),
+            **describe_topology(layout, topology),
+            "changes_to_backbone": changes,
+            "plan": plan,
+            "slices": slices,
         },
     }
+
+
+def _wanted(model: GraftModel) -> dict[str, tuple[str, ...]]:
+    """Regions that training and action-only inference want; nothing where neither is sliced."""
+    config, layout = model.module.graft_config, model.module.layout
+    if config.taps(model.module.config.num_layers):
+        return {}
+    outputs = config.outputs(layout)
+    learned = [region for name in model.wanted or outputs for region in outputs[name]]
+    return {"training": tuple(dict.fromkeys(learned)), "actions alone": outputs["actions"]}
 
 
 def _costs(sketch: Sketch, stored: Stored) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def graft_model(
         config=sizes,
         graft_config=graft_config,
         layout=layout,
-        topology=make_topology(layout, TopologyOptions(**config.topology)),
+        topology=make_topology(layout, _topology_options(config)),
         dtype=backbone.compute_dtype,
     )
     return GraftModel(
@@ -96,6 +96,21 @@ def _graft_config(
         geometry=config.canvas.geometry,
         action_dim=batch_spec["action_chunk"].shape[-1],
         proprio_dim=batch_spec["observed_proprio"].shape[-1],
+    )
+
+
+def _topology_options(config: ml_collections.ConfigDict) -> TopologyOptions:
+    topology = config.topology
+    return TopologyOptions(
+        kind=topology.kind,
+        backbone=topology.backbone,
+        backbone_reads_new=topology.backbone_reads_new,
+        window=topology.window,
+        links=topology.links,
+        matches=topology.matches,
+        temporal_fill=topology.temporal_fill,
+        schema=topology.schema,
+        seed=topology.seed,
     )
 
 

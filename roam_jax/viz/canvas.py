@@ -49,11 +49,11 @@ TO_OKLAB = np.array(
 
 def region_colours(layout: CanvasLayout) -> dict[str, str]:
     """A colour for each region, no two alike."""
-    return dict(zip(layout.regions, _palette(len(layout.regions)), strict=True))
+    return dict(zip(layout.regions, palette(len(layout.regions)), strict=True))
 
 
 @functools.lru_cache
-def _palette(count: int) -> tuple[str, ...]:
+def palette(count: int) -> tuple[str, ...]:
     """`SERIES`, then again and again the colour that is furthest from all before and the ground."""
     levels = np.linspace(0.1, 0.85, 12)
     candidates = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)

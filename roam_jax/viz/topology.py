@@ -15,9 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from roam_jax.canvas.kinds import NONE_KIND
 from roam_jax.canvas.layout import CanvasLayout
-from roam_jax.canvas.topology import CanvasTopology
+from roam_jax.canvas.topology import CanvasTopology, segment_sizes
 from roam_jax.viz.edge_graph import graph_panel
 from roam_jax.viz.edge_times import time_panel
 from roam_jax.viz.edges import GAP, TITLE, TITLE_POINTS, DrawnEdge, Panel, drawn_edges, is_plain
@@ -89,7 +88,7 @@ def _table_panel(
     lines: dict[tuple[int, int], list[str]] = {}
     for drawn in edges:
         cell = names.index(drawn.edge.src), names.index(drawn.edge.dst)
-        lines.setdefault(cell, []).append(_short_label(drawn))
+        lines.setdefault(cell, []).append(drawn.short)
     texts = {cell: "\n".join(dict.fromkeys(some)) for cell, some in lines.items()}
     held = [max(text_size(text, points=CELL_POINTS)) for text in texts.values()]
     longest = max(text_size(name)[0] for name in names)
@@ -118,12 +117,10 @@ def _table_panel(
 
 def _shares(layout: CanvasLayout, topology: CanvasTopology) -> np.ndarray:
     """(regions, regions) share of the pairs of a reader's and a read region's cells."""
-    table, _ = topology.segment_table(layout)
     owner = [i for i, spec in enumerate(layout.regions.values()) for _ in spec.frames]
-    sizes = np.bincount(table.segments, minlength=len(table.log_weight))
-    member = np.eye(len(layout.regions))[owner] * sizes[:, None]
+    member = np.eye(len(layout.regions))[owner] * segment_sizes(layout)[:, None]
     cells = member.sum(axis=0)
-    return member.T @ np.isfinite(table.log_weight) @ member / np.outer(cells, cells)
+    return member.T @ topology.reads(layout) @ member / np.outer(cells, cells)
 
 
 def _draw_table(axes: Axes, shares: np.ndarray, texts: dict[tuple[int, int], str]) -> None:
@@ -145,16 +142,3 @@ def _draw_table(axes: Axes, shares: np.ndarray, texts: dict[tuple[int, int], str
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.invert_yaxis()
-
-
-def _short_label(drawn: DrawnEdge) -> str:
-    """For a cell of the table: "all", "t-1", "all x 0.1", "none"."""
-    edge = drawn.edge
-    if is_plain(edge):
-        when = "all"
-    else:
-        shift = None if edge.t_dst is None else edge.t_dst - (edge.t_src or 0)
-        when = "t, all" if shift is None else "t" if shift == 0 else f"t{shift:+}"
-    if not drawn.runs:
-        return f"{when}: {NONE_KIND}"
-    return when if edge.weight == 1 else f"{when}\nx {edge.weight:g}"

@@ -97,9 +97,9 @@ def test_every_kind_that_is_named_runs():
 
 
 @pytest.mark.parametrize("kind", RUNNABLE)
-@pytest.mark.parametrize("shape", [(5, 5), (30, 11), (13, 40), (3, 1), (40, 2)])
+@pytest.mark.parametrize("shape", [(30, 11), (13, 40), (40, 1)])
 def test_equals_its_closed_form(kind, shape):
-    """Square, fewer keys, more keys, one key, and local queries without any key."""
+    """Fewer keys, more keys, and one key, which most local queries have not."""
     inputs = heads(*shape)
     out = run(kind, *inputs)
     expected = reference(kind, *inputs)
@@ -143,8 +143,8 @@ def torch_module(kind):
 
 
 @pytest.mark.parametrize("kind", RUNNABLE)
-@pytest.mark.parametrize("shape", [(12, 12), (14, 9), (7, 23)])
-def test_equals_canvas_engineering_values_and_gradients(kind, shape):
+def test_equals_canvas_engineering_values_and_gradients(kind):
+    shape = 7, 23
     inputs = heads(*shape)
     theirs = [torch.tensor(x.reshape(*x.shape[:2], -1), requires_grad=True) for x in inputs]
     module = torch_module(kind)
@@ -169,8 +169,9 @@ def test_equals_canvas_engineering_values_and_gradients(kind, shape):
         np.testing.assert_allclose(ours, other, rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", RUNNABLE)
-@pytest.mark.parametrize("piece", [1, 1 << 21])
+@pytest.mark.parametrize(
+    ("kind", "piece"), [(kind, 1 << 21) for kind in RUNNABLE] + [("gated", 1), ("copy", 1)]
+)
 def test_groups_are_gathered_and_put_back(kind, piece, monkeypatch):
     """Two stacks, groups one by one and together; queries that the edge does not serve get 0."""
     monkeypatch.setattr(kinds, "PIECE_SCORES", piece)
@@ -192,6 +193,19 @@ def test_equal_scores_are_all_kept():
     key[:] = key[:, :1]
     out = run("sparse_attention", query, key, value)
     np.testing.assert_allclose(out, np.broadcast_to(value.mean(1, keepdims=True), out.shape), 1e-4)
+
+
+def test_equal_scores_count_apart():
+    """Keys in threes: the eighth highest score is the third triple's, so nine keys are read."""
+    query, key, value = heads(2, 15)
+    key = np.repeat(key[:, ::3], 3, axis=1)
+    expected = reference("sparse_attention", query, key, value)
+    out = run("sparse_attention", query, key, value)
+    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-6)
+    theirs = (torch.tensor(x.reshape(*x.shape[:2], -1)) for x in (query, key, value))
+    with torch.no_grad():
+        expected = torch_module("sparse_attention")(*theirs)
+    np.testing.assert_allclose(out.reshape(expected.shape), expected, rtol=2e-5, atol=2e-6)
 
 
 def test_random_keys_are_different_fixed_and_even():

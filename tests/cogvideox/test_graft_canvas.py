@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from roam_jax.canvas.plan import AttentionPlan
 from roam_jax.canvas.segments import SegmentTable
+from roam_jax.cogvideox.block import Block, JointCells
 from roam_jax.cogvideox.embedding import PatchEmbed, TimeEmbedding, condition
 from roam_jax.cogvideox.graft_canvas import (
     graft_topology,
     latent_frames,
 )
 from roam_jax.cogvideox.graft_config import GraftConfig, trainable_patterns
-from roam_jax.cogvideox.transformer import Block
 from roam_jax.contracts import TimeSpec
 from roam_jax.model.heads import CrossAttentionDecoder
 from tests.cogvideox.diffusers_models import relative_error
@@ -90,9 +91,10 @@ def test_a_timestep_of_a_frame_modulates_its_cells_alone():
     text = jnp.asarray(rng.standard_normal((1, 5, CONFIG.width)), jnp.float32)
     video = jnp.asarray(rng.standard_normal((1, 8, CONFIG.width)), jnp.float32)
     cells = np.repeat(np.arange(4), 2)
-    apart = SegmentTable(
+    table = SegmentTable(
         np.arange(13, dtype=np.int32), np.where(np.eye(13), 0, -np.inf).astype(np.float32)
     )
+    apart = AttentionPlan(table, None, (), np.ones((1, 13)))
     params = block.init(jax.random.key(0), text, video, jnp.ones((1, 32)))["params"]
     embed = TimeEmbedding(CONFIG)
     weights = embed.init(jax.random.key(1), jnp.zeros(1))
@@ -100,7 +102,7 @@ def test_a_timestep_of_a_frame_modulates_its_cells_alone():
     @jax.jit
     def apply(timesteps):
         temb, frames = condition(embed.bind(weights), timesteps, cells)
-        return block.apply({"params": params}, text, video, temb, table=apart, frames=frames)
+        return block.apply({"params": params}, text, video, temb, JointCells(apart, frames))
 
     base_text, base = apply(jnp.array([[900, 900, 900, 900]]))
     new_text, new = apply(jnp.array([[900, 0, 900, 900]]))

@@ -89,7 +89,7 @@ def test_passes_shrink_at_the_end_alone():
     ((last,),) = passes.tails
     assert len(passes.start) == sum(map(model.layout.region_numel, model.layout.regions))
     assert len(passes.end) == len(last.kept) == model.layout.region_numel("future_action")
-    assert (last.plan.query_cells, last.plan.key_cells) == (len(passes.end), len(passes.start))
+    assert last.plan is None  # each action reads every cell
 
 
 def test_a_stream_that_nobody_wants_is_never_computed():

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from roam_jax.canvas.plan import AttentionPlan
 from roam_jax.canvas.segments import SegmentTable
+from roam_jax.cogvideox import block as port
 from roam_jax.cogvideox import embedding
-from roam_jax.cogvideox import transformer as port
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.embedding import condition
 from roam_jax.cogvideox.names import target_shapes, transformer_names
-from roam_jax.cogvideox.transformer import Transformer
+from roam_jax.cogvideox.transformer import AdaNormOut, Transformer
 from tests.cogvideox.diffusers_models import (
     TINY,
     our_params,
@@ -159,7 +160,7 @@ def test_modulated_norms(torch, model, params, offset):
     bound = PARITY * max(1, offset / 10)
     for mine, theirs in zip(ours, expected, strict=True):
         assert relative_error(mine, theirs) <= bound
-    module, variables = port.AdaNormOut(TINY), {"params": params["norm_out"]}
+    module, variables = AdaNormOut(TINY), {"params": params["norm_out"]}
     ours = module.apply(variables, jnp.array(video), jnp.array(temb))
     assert relative_error(ours, out) <= bound
 
@@ -201,7 +202,8 @@ def test_block_under_a_topology(torch, model, params):
         )
     module, variables = port.Block(TINY), {"params": layer(params, 0)}
     arrays = [jnp.array(x) for x in (text, video, temb)]
-    ours = module.apply(variables, *arrays, table)
+    plan = AttentionPlan(table, None, (), np.ones((1, 2)))
+    ours = module.apply(variables, *arrays, port.JointCells(plan))
     assert relative_error(ours[1], expected[0].numpy()) <= PARITY
     assert relative_error(ours[0], expected[1].numpy()) <= PARITY
     without = module.apply(variables, arrays[0], arrays[1][:, :9], arrays[2])

@@ -15,8 +15,10 @@ from roam_jax.contracts import TimeSpec
 from roam_jax.evaluate.canvas_cost import (
     allowed_pairs,
     changes_to_backbone,
+    describe_canvas,
     describe_edges,
     describe_regions,
+    describe_topology,
 )
 from tests.cogvideox.graft_models import (
     backbone_output,
@@ -53,13 +55,34 @@ def pairs_of(*edges: Connection) -> int:
 
 
 def test_pairs_are_those_of_the_mask():
-    assert allowed_pairs(TOPOLOGY.segment_table(LAYOUT)[0]) == pairs_of(*TOPOLOGY.connections)
+    assert allowed_pairs(LAYOUT, TOPOLOGY) == pairs_of(*TOPOLOGY.connections)
     edges = describe_edges(LAYOUT, TOPOLOGY)
     assert [edge["pairs"] for edge in edges] == [pairs_of(e) for e in TOPOLOGY.connections]
     cells = 24 + 5 + 4
     assert edges[1]["pairs"] == 24 * 5 and edges[1]["share"] == 120 / cells**2
     assert [edge["fill"] for edge in edges] == ["hold", None, "drop", None]
     assert edges[1]["weight"] == 0.5 and edges[0]["t_dst"] == -1
+    assert [edge["times"] for edge in edges] == [
+        "t reads t-1", "all frames", "t reads t", "all frames",
+    ]  # fmt: skip
+    whole = describe_topology(LAYOUT, TOPOLOGY)
+    assert whole["edges"] == edges and whole["share"] == whole["pairs"] / cells**2
+    assert describe_canvas(LAYOUT)["cells"] == cells
+
+
+def test_edges_of_any_kind_are_counted_and_disabled_ones_join_nothing():
+    edges = (
+        Connection("video", "text", fn="gated"),
+        Connection("text", "text", fn="mamba"),
+        Connection("video", "video", fn="none"),
+        Connection("thought", "video", pairs=((1, 0), (1, 2), (2, 3))),
+        Connection("video", "text", weight=0.0),
+    )
+    described = describe_edges(LAYOUT, CanvasTopology(edges))
+    assert [edge["pairs"] for edge in described] == [24 * 5, 25, 0, 3 * 2 * 6, 0]
+    assert [edge["kind"] for edge in described[:3]] == ["gated", "mamba", "none"]
+    assert [edge["frame_pairs"] for edge in described] == [None, None, None, 3, None]
+    assert allowed_pairs(LAYOUT, CanvasTopology(edges)) == 120 + 25 + 36
 
 
 def test_regions():
@@ -101,6 +124,10 @@ def test_what_changes_the_backbone_is_named(layout):
         f"text reads {new} (weight up to 0.01)",
         f"visual reads {new} (weight up to 0.01)",
     ]
+    gated = [*graft_topology(layout).connections, Connection("visual", "thought", fn="gated")]
+    assert changes(layout, CanvasTopology(tuple(gated))) == ["visual reads thought by gated"]
+    disabled = [*gated[:-1], Connection("visual", "thought", fn="none")]
+    assert changes(layout, CanvasTopology(tuple(disabled))) == []
     causal = [e for e in graft_topology(layout).connections if (e.src, e.dst) != ("visual",) * 2]
     causal.append(Connection("visual", "visual", t_src=0, t_dst=0))
     assert changes(layout, CanvasTopology(tuple(causal))) == [

@@ -7,7 +7,7 @@ from roam_jax.canvas.topology import CanvasTopology, Connection, TemporalFill
 from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout, graft_topology
 from roam_jax.contracts import TimeSpec
 from roam_jax.viz.edge_times import shown_frames
-from roam_jax.viz.edges import edge_label, offset_label
+from roam_jax.viz.edges import edge_label, time_label
 from roam_jax.viz.topology import draw_topology
 
 LAYOUT = CanvasLayout(
@@ -35,13 +35,58 @@ LAYOUT = CanvasLayout(
     ],
 )
 def test_offsets_in_words(t_src, t_dst, label):
-    assert offset_label(t_src, t_dst) == label
+    assert time_label(Connection("video", "action", t_src=t_src, t_dst=t_dst), LAYOUT) == label
+
+
+def pairs(test) -> tuple[tuple[int, int], ...]:
+    """Canvas frames of video and thought, whose real frames are 0 and 2, that pass a test."""
+    return tuple((i, j) for i in range(4) for j in range(2) if test(i - 2 * j))
+
+
+@pytest.mark.parametrize(
+    "listed, label",
+    [
+        (pairs(lambda age: age >= 0), "t reads up to t"),
+        (pairs(lambda age: age >= 1), "t reads up to t-1"),
+        (pairs(lambda age: age <= 1), "t reads from t-1 on"),
+        (pairs(lambda age: -1 <= age <= 1), "t reads t-1..t+1"),
+        (pairs(lambda age: 0 <= age <= 2), "t reads t-2..t"),
+        (pairs(lambda age: age == 0), "t reads t"),
+        (pairs(lambda age: age == -1), "t reads t+1"),
+        (pairs(lambda age: True), "all frames"),
+        (((0, 0), (1, 0), (2, 1)), "3 pairs of frames"),
+        (((0, 0), (3, 0)), "2 pairs of frames"),
+    ],
+)
+def test_pairs_of_frames_in_words(listed, label):
+    assert time_label(Connection("video", "thought", pairs=listed), LAYOUT) == label
+
+
+def test_the_latest_frame_in_words():
+    # Frames of the thought once more, and one between them: what is held has any age.
+    regions = {"video": (0, 6, 0, 1, 0, 1), "slow": RegionSpec((0, 2, 1, 2, 0, 1), period=3)}
+    layout = CanvasLayout(T=6, H=2, W=1, d_model=8, regions=regions)
+    held = ((0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1))
+    # Between equal steps that is a window as well.
+    assert time_label(Connection("video", "slow", pairs=held), layout) == "t reads t-2..t"
+    assert time_label(Connection("slow", "video", pairs=((0, 0), (1, 3))), layout) == "t reads t"
+    regions["video"] = (0, 6, 0, 1, 0, 1)
+    regions["slow"] = RegionSpec((0, 2, 1, 2, 0, 1), period=2)
+    layout = CanvasLayout(T=6, H=2, W=1, d_model=8, regions=regions)
+    held = ((0, 0), (1, 0), (2, 1), (3, 1), (4, 1), (5, 1))
+    assert time_label(Connection("video", "slow", pairs=held), layout) == "t reads the latest"
 
 
 def test_edges_in_words():
-    assert edge_label(Connection("a", "b", weight=0.5)) == "all frames, weight 0.5"
-    assert edge_label(Connection("a", "b", t_src=0, t_dst=-1)) == "t reads t-1, hold"
-    assert edge_label(Connection("a", "b"), runs=False) == "none, all frames"
+    def label(edge, kind="cross_attention"):
+        return edge_label(edge, LAYOUT, kind)
+
+    video, action = "video", "action"
+    assert label(Connection(video, action, weight=0.5)) == "all frames, weight 0.5"
+    assert label(Connection(video, action, t_src=0, t_dst=-1)) == "t reads t-1, hold"
+    assert label(Connection(video, action), "none") == "none, all frames"
+    assert label(Connection(video, action, weight=2), "gated") == "gated, all frames, weight 2"
+    assert label(Connection(video, action), "cogvideox") == "all frames"
 
 
 def arrows(axes, style=None):
@@ -128,6 +173,32 @@ def test_disabled_edges_are_dashed_and_called_none(tmp_path, drawn):
     assert lines == {
         "none, all frames": "--", "none, t reads t, hold": "--", "t reads t-1, hold": "-",
     }  # fmt: skip
+
+
+def test_other_kinds_have_a_colour_and_a_name(tmp_path, drawn):
+    edges = (
+        Connection("video", "video"),
+        Connection("video", "thought", fn="gated", weight=0.5),
+        Connection("action", "video", fn="mamba"),
+        Connection("thought", "video", pairs=((0, 0), (0, 3))),
+    )
+    draw_topology(tmp_path / "t.png", LAYOUT, CanvasTopology(edges))
+    graph, table, time = drawn
+    colours = {
+        text.get_text(): line.get_color()
+        for line, text in zip(
+            graph.figure.legends[0].get_lines(), graph.figure.legends[0].get_texts(), strict=True
+        )
+    }
+    assert list(colours) == [
+        "all frames", "gated, all frames, weight 0.5", "mamba, all frames", "2 pairs of frames",
+    ]  # fmt: skip
+    assert len(set(colours.values())) == 4
+    texts = [text.get_text() for text in table.texts]
+    assert texts == ["all", "all: gated\nx 0.5", "all: mamba", "2 pairs"]
+    shares = table.collections[0].get_array().reshape(3, 3)
+    assert shares.tolist() == [[1, 0, 1], [1, 0, 0], [0.25, 0, 0]]
+    assert [a[:2] for a in arrows(time)] == [((0, 2), (0, 0)), ((0, 2), (3, 0))]
 
 
 def test_all_edges_of_a_reader_are_shown_at_one_frame(tmp_path, drawn):
