@@ -9,7 +9,7 @@ block whose attention adds queries, keys and values shows what would be left at 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from unittest import mock
 
 import canvas_engineering as ce
@@ -23,7 +23,7 @@ from canvas_engineering.dispatch import AttentionDispatcher
 from canvas_engineering.looped_block import LoopedBlockWrapper
 
 from roam_jax.canvas.layout import CanvasLayout
-from roam_jax.canvas.plan import compile_plan
+from roam_jax.canvas.plan import AttentionPlan, compile_plan
 from roam_jax.contracts import Params
 from roam_jax.model import edge_kinds
 from roam_jax.model.block import CELLS, CanvasBlock, call_block
@@ -112,7 +112,7 @@ class TorchLooped:
         return {**made, **_named(self.leaves, grads)}
 
 
-def _named(leaves, values) -> dict[str, np.ndarray]:
+def _named(leaves: Iterable[str], values: Iterable[torch.Tensor]) -> dict[str, np.ndarray]:
     """Parameters of a `LoopedBlockWrapper`, or their gradients, by our names and in our shapes."""
     found = {}
     for name, value in zip(leaves, values, strict=True):
@@ -137,7 +137,7 @@ class OurLooped:
         inputs: (1, N, D) cells, and the gradient of the output.
     """
 
-    def __init__(self, plan, params: Params, inputs: tuple[np.ndarray, ...]):
+    def __init__(self, plan: AttentionPlan, params: Params, inputs: tuple[np.ndarray, ...]):
         looped = LoopedBlock(
             make_block=functools.partial(CanvasBlock, WIDTH, HEADS, plan),
             call=call_block,

@@ -56,8 +56,9 @@ class Figure:
 
     def __str__(self):
         bound = "at least" if self.at_least else "at most"
-        value, asked = f"{self.value:,.2f} {self.unit}", f"asked: {bound} {self.asked:,g}"
-        return f"{self.name:<58} {value:>14}  ({asked}): {'met' if self.met else 'MISSED'}"
+        verdict = "met" if self.met else "MISSED"
+        value = f"{_short(self.value)} {self.unit}"
+        return f"{self.name:<60} {value:>9} (asked: {bound} {self.asked:,g}): {verdict}"
 
 
 def stacked_layout(rows: Mapping[str, int], frames: int, *, columns: int = COLUMNS) -> CanvasLayout:
@@ -111,5 +112,12 @@ def ratio(slower: Timing, faster: Timing) -> float:
 
 def milliseconds(timing: Timing) -> str:
     """Median [minimum, maximum]."""
-    low, high = min(timing.seconds), max(timing.seconds)
-    return f"{1e3 * timing.median:,.0f} [{1e3 * low:,.0f}, {1e3 * high:,.0f}] ms"
+    middle, low, high = (
+        _short(1e3 * seconds)
+        for seconds in (timing.median, min(timing.seconds), max(timing.seconds))
+    )
+    return f"{middle} [{low}, {high}] ms"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

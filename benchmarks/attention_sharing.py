@@ -180,7 +180,7 @@ def draw_sizes(path: pathlib.Path, sizes: list[Point], dense: list[Point]) -> No
                 draw_points(panel, points, name, color=color, label=label, scale=1)
             finish(panel, name, "cells")
             panel.xaxis.set_major_locator(FixedLocator(SIZES[::2]))
-        figure.suptitle(f"{pairs} keys a cell, 8 heads of 64, float32", fontsize=9)
+        figure.suptitle(f"Up to {pairs} keys a cell, 8 heads of 64, float32", fontsize=9)
 
 
 def draw_points(

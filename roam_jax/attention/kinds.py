@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from roam_jax.attention import dense
 from roam_jax.canvas.plan import CellStack, EdgePlan
@@ -42,6 +42,8 @@ TILE = 256
 PIECE_SCORES = 1 << 21
 
 Heads = Float[Array, "B _ K _"]
+# Of each query in its whole group.
+Places = Int[Array, " N"]
 
 
 def linear_attention(query: Heads, key: Heads, value: Heads) -> Heads:
@@ -94,10 +96,10 @@ def pooling(query: Heads, key: Heads, value: Heads) -> Heads:
     return jnp.broadcast_to(value.mean(axis=1, keepdims=True), (*query.shape[:3], value.shape[3]))
 
 
-def copy(query: Heads, key: Heads, value: Heads) -> Heads:
+def copy(query: Heads, key: Heads, value: Heads, places: Places, size: int) -> Heads:
     """The value of the i-th key for the i-th query; 0 beyond the last key."""
-    missing = max(query.shape[1] - value.shape[1], 0)
-    return jnp.pad(value[:, : query.shape[1]], ((0, 0), (0, missing), (0, 0), (0, 0)))
+    missing = max(size - value.shape[1], 0)
+    return jnp.pad(value, ((0, 0), (0, missing), (0, 0), (0, 0)))[:, places]
 
 
 def sparse_attention(query: Heads, key: Heads, value: Heads) -> Heads:
@@ -127,12 +129,13 @@ def _threshold(scores: Float[Array, "K N M"]) -> Float[Array, "K N 1"]:
     return lax.fori_loop(0, wanted, lower, jnp.full((*scores.shape[:-1], 1), jnp.inf))
 
 
-def local_attention(query: Heads, key: Heads, value: Heads) -> Heads:
+def local_attention(query: Heads, key: Heads, value: Heads, places: Places, size: int) -> Heads:
     """Softmax over the keys at most `WINDOW` / 2 places away, key places scaled to the queries'.
 
     A query without such a key gets 0 (where canvas-engineering gives NaN).
     """
-    return _few_keys(query, key, value, *local_keys(query.shape[1], key.shape[1]))
+    found = map(jnp.asarray, local_keys(size, key.shape[1]))
+    return _few_keys(query, key, value, *(x[places] for x in found))
 
 
 def local_keys(queries: int, keys: int) -> tuple[np.ndarray, np.ndarray]:
@@ -145,10 +148,12 @@ def local_keys(queries: int, keys: int) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(found, keys - 1).astype(np.int32), found < end[:, None]
 
 
-def random_fixed(query: Heads, key: Heads, value: Heads, *, seed: int) -> Heads:
+def random_fixed(
+    query: Heads, key: Heads, value: Heads, places: Places, size: int, *, seed: int
+) -> Heads:
     """Softmax over `RANDOM_KEYS` keys of each query, drawn once."""
-    keys = random_keys(query.shape[1], key.shape[1], seed=seed)
-    return _few_keys(query, key, value, keys, np.ones(keys.shape, bool))
+    keys = jnp.asarray(random_keys(size, key.shape[1], seed=seed))[places]
+    return _few_keys(query, key, value, keys, jnp.ones(keys.shape, bool))
 
 
 def random_keys(queries: int, keys: int, *, seed: int) -> np.ndarray:
@@ -166,21 +171,25 @@ def random_keys(queries: int, keys: int, *, seed: int) -> np.ndarray:
     return drawn
 
 
-# Kinds without anything learned, with something learned, and which `parameter` that is.
+# Kinds without anything learned, with something learned, and those in which the place of a query in
+# its group counts; a slice may lack some of the group.
 PLAIN: dict[str, Callable[..., Any]] = {
     "linear_attention": linear_attention,
     "sigmoid_attention": sigmoid_attention,
     "pooling": pooling,
-    "copy": copy,
     "sparse_attention": sparse_attention,
-    "local_attention": local_attention,
 }
 LEARNED: dict[str, Callable[..., Any]] = {
     "cosine_attention": cosine_attention,
     "gated": gated,
     "perceiver": perceiver,
 }
-RUNNABLE = (*PLAIN, *LEARNED, "random_fixed")
+PLACED: dict[str, Callable[..., Any]] = {
+    "copy": copy,
+    "local_attention": local_attention,
+    "random_fixed": random_fixed,
+}
+RUNNABLE = (*PLAIN, *LEARNED, *PLACED)
 # Kinds whose scores are q . k / sqrt(D): what positions and temperatures put into q and k acts on
 # these and on softmax edges; the other kinds read plain queries and keys.
 DOT_PRODUCT_KINDS = (
@@ -210,21 +219,24 @@ def run_edge(
         ValueError: the edge is of a kind that is not one of `RUNNABLE`.
     """
     check_choice(f"connection {edge.src} -> {edge.dst}: kind", edge.kind, RUNNABLE)
-    if edge.kind in LEARNED:
-        run = functools.partial(LEARNED[edge.kind], **{_argument(edge.kind): parameter})
-    elif edge.kind == "random_fixed":
-        run = functools.partial(random_fixed, seed=edge.index)
-    else:
-        run = PLAIN[edge.kind]
     out = jnp.zeros((*query.shape[:3], value.shape[3]), jnp.float32)
     for stack in edge.stacks:
+        run = _edge_function(edge, stack, parameter)
         made = _by_groups(run, stack, query, key, value)
         out = out.at[:, stack.query_cells].set(made, unique_indices=True)
     return out
 
 
-def _argument(kind: str) -> str:
-    return {"cosine_attention": "temperature", "gated": "gate", "perceiver": "latents"}[kind]
+def _edge_function(
+    edge: EdgePlan, stack: CellStack, parameter: Array | None
+) -> Callable[..., Heads]:
+    """(query, key, value, places) of one group -> what its queries get."""
+    if edge.kind in LEARNED:
+        return lambda query, key, value, _: LEARNED[edge.kind](query, key, value, parameter)
+    if edge.kind in PLAIN:
+        return lambda query, key, value, _: PLAIN[edge.kind](query, key, value)
+    options = {"seed": edge.index} if edge.kind == "random_fixed" else {}
+    return functools.partial(PLACED[edge.kind], size=stack.size, **options)
 
 
 def _by_groups(run: Callable[..., Any], stack: CellStack, query, key, value) -> Array:
@@ -232,20 +244,20 @@ def _by_groups(run: Callable[..., Any], stack: CellStack, query, key, value) -> 
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def group(cells):
-        rows, columns = cells
+        rows, columns, places = cells
         heads = (query[:, rows], key[:, columns], value[:, columns])
-        return run(*(x.astype(jnp.float32) for x in heads))
+        return run(*(x.astype(jnp.float32) for x in heads), places)
 
     groups, rows = stack.query_cells.shape
     scores = query.shape[0] * query.shape[2] * rows * stack.key_cells.shape[1]
     together = min(max(PIECE_SCORES // scores, 1), groups)
-    cells = (jnp.asarray(stack.query_cells), jnp.asarray(stack.key_cells))
+    cells = tuple(map(jnp.asarray, (stack.query_cells, stack.key_cells, stack.places)))
     made = lax.map(group, cells, batch_size=together)
     return einops.rearrange(made, "G B Q K D -> B G Q K D")
 
 
 def _by_tiles(
-    tile: Callable[..., Array], query: Heads, key: Heads, value: Heads, *more: np.ndarray, keys: int
+    tile: Callable[..., Array], query: Heads, key: Heads, value: Heads, *more: Array, keys: int
 ) -> Heads:
     """`tile` on some heads and queries at a time, each computed again for the backward pass.
 
@@ -293,7 +305,7 @@ def _divisor(number: int, *, most: int) -> int:
     return max(n for n in range(1, number + 1) if number % n == 0 and (n == 1 or n <= most))
 
 
-def _few_keys(query, key, value, cells: np.ndarray, present: np.ndarray) -> Heads:
+def _few_keys(query, key, value, cells: Array, present: Array) -> Heads:
     """Softmax of each query over its own keys.
 
     Args:

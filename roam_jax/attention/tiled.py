@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import einops
@@ -51,9 +51,10 @@ def tiled_attention(
     batch = query.shape[0]
     # Here and not on the scores, of which there are many more.
     query = query * np.asarray(1 / np.sqrt(query.shape[-1]), query.dtype)
-    heads = (einops.rearrange(x, "B N K D -> (B K) N D") for x in (query, key, value))
+    # For one example no copy: heads come first where windows are copied anyway.
+    heads = (einops.rearrange(x, "B N K D -> N (B K) D") for x in (query, key, value))
     out = _attend(tuple(stacks), *heads)
-    return einops.rearrange(out, "(B K) N D -> B N K D", B=batch)
+    return einops.rearrange(out, "N (B K) D -> B N K D", B=batch)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -67,7 +68,7 @@ def _attend_and_keep(stacks, query, key, value):
 
 
 def _forward(stacks, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
-    """(heads, N, Dv) and the log-sum-exp of the scores (heads, N) float32."""
+    """(N, heads, Dv) and the log-sum-exp of the scores (N, heads) float32."""
     out = jnp.zeros((*query.shape[:2], value.shape[2]), value.dtype)
     log_sum = jnp.zeros(query.shape[:2], jnp.float32)
 
@@ -86,7 +87,7 @@ def _forward(stacks, query: Array, key: Array, value: Array) -> tuple[Array, Arr
 
             return _scan(tiles, carry, place["queries"]), None
 
-        return _over_groups(groups, (out, log_sum), stack, heads=query.shape[0])
+        return _over_groups(groups, (out, log_sum), stack, heads=query.shape[1])
 
     for stack in stacks:
         inputs = (query, key, value, out, log_sum)
@@ -131,7 +132,7 @@ def _gradients(stacks, kept, change: Array) -> tuple[Array, Array, Array]:
             d_value = _added(d_value, d_values, place["keys"], stack.key_lengths)
             return (d_query, d_key, d_value), None
 
-        return _over_groups(groups, tuple(grads), stack, heads=query.shape[0])
+        return _over_groups(groups, tuple(grads), stack, heads=query.shape[1])
 
     for stack in stacks:
         inputs = (query, key, value, change, log_sum, shift, *grads)
@@ -194,7 +195,7 @@ def _chunks(keys: int) -> list[slice]:
 
 
 def _windows(cells: Array, starts: Array, lengths: tuple[int, ...]) -> Array:
-    """Windows of (heads, cells, ...), one after the other, as (heads, groups, rows, ...).
+    """Windows of (cells, heads, ...), one after the other, as (heads, groups, rows, ...).
 
     Args:
         cells: a sequence.
@@ -202,41 +203,44 @@ def _windows(cells: Array, starts: Array, lengths: tuple[int, ...]) -> Array:
         lengths: of the windows.
     """
     groups = starts.shape[0]
-    if groups == 1 and lengths == cells.shape[1:2]:
-        return cells[:, None]
-    found = [
-        lax.dynamic_slice_in_dim(cells, starts[group, i], length, axis=1)
-        for group in range(groups)
-        for i, length in enumerate(lengths)
-    ]
-    return jnp.concatenate(found, axis=1).reshape(
-        cells.shape[0], groups, sum(lengths), *cells.shape[2:]
-    )
+    if groups == 1 and lengths == cells.shape[:1]:
+        found = [cells]
+    else:
+        found = [
+            lax.dynamic_slice_in_dim(cells, starts[group, i], length)
+            for group in range(groups)
+            for i, length in enumerate(lengths)
+        ]
+    rows = jnp.concatenate(found).reshape(groups, sum(lengths), *cells.shape[1:])
+    return jnp.moveaxis(rows, 2, 0)
 
 
 def _written(cells: Array, new: Array, starts: Array, lengths: tuple[int, ...]) -> Array:
     """`cells` with windows replaced by (heads, groups, rows, ...)."""
-    for group in range(starts.shape[0]):
-        at = 0
-        for i, length in enumerate(lengths):
-            window = lax.slice_in_dim(new[:, group], at, at + length, axis=1)
-            cells = lax.dynamic_update_slice_in_dim(cells, window, starts[group, i], axis=1)
-            at += length
+    for start, window in _by_window(new, starts, lengths):
+        cells = lax.dynamic_update_slice_in_dim(cells, window, start, axis=0)
     return cells
 
 
 def _added(cells: Array, more: Array, starts: Array, lengths: tuple[int, ...]) -> Array:
     """`cells` with windows added to; they may overlap."""
-    if starts.shape[0] == 1 and lengths == cells.shape[1:2]:
-        return cells + more[:, 0]
-    for group in range(starts.shape[0]):
-        at = 0
-        for i, length in enumerate(lengths):
-            window = lax.slice_in_dim(more[:, group], at, at + length, axis=1)
-            window += lax.dynamic_slice_in_dim(cells, starts[group, i], length, axis=1)
-            cells = lax.dynamic_update_slice_in_dim(cells, window, starts[group, i], axis=1)
-            at += length
+    if starts.shape[0] == 1 and lengths == cells.shape[:1]:
+        return cells + jnp.moveaxis(more[:, 0], 0, 1)
+    for start, window in _by_window(more, starts, lengths):
+        window += lax.dynamic_slice_in_dim(cells, start, len(window))
+        cells = lax.dynamic_update_slice_in_dim(cells, window, start, axis=0)
     return cells
+
+
+def _by_window(
+    rows: Array, starts: Array, lengths: tuple[int, ...]
+) -> Iterator[tuple[Array, Array]]:
+    """Start and rows (cells, heads, ...) of each window of (heads, groups, rows, ...)."""
+    ends = np.cumsum(lengths).tolist()
+    for group in range(starts.shape[0]):
+        for i, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+            window = lax.slice_in_dim(rows[:, group], end - length, end, axis=1)
+            yield starts[group, i], jnp.moveaxis(window, 0, 1)
 
 
 def _scan(body: Callable, carry: Any, places: Any) -> Any:
@@ -277,12 +281,17 @@ def _places(stack: TileStack, chosen: slice, together: int) -> dict[str, Any]:
 
 def _by_heads(function: Callable, inputs: tuple[Array, ...], stack: TileStack) -> tuple:
     """Maps over parts of the heads that share a tile: as many as its scores allow."""
-    heads = inputs[0].shape[0]
+    heads = inputs[0].shape[1]
     scores = stack.rows * stack.keys
     divisors = [n for n in range(1, heads + 1) if heads % n == 0]
     together = max((n for n in divisors if n * scores <= PIECE_SCORES), default=1)
     if together == heads:
         return function(inputs)
-    split = [x.reshape(heads // together, together, *x.shape[1:]) for x in inputs]
+    split = [
+        jnp.moveaxis(x.reshape(len(x), heads // together, together, *x.shape[2:]), 1, 0)
+        for x in inputs
+    ]
     outputs = lax.map(lambda xs: function(tuple(xs)), split)
-    return tuple(x.reshape(heads, *x.shape[2:]) for x in outputs)
+    return tuple(
+        jnp.moveaxis(x, 0, 1).reshape(x.shape[1], heads, *x.shape[3:]) for x in outputs
+    )

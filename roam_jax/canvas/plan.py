@@ -36,10 +36,14 @@ class CellStack:
     Args:
         query_cells: (G, Q) int32, places in the sequence of queries.
         key_cells: (G, M) int32, places in the sequence of keys, rising.
+        places: (G, Q) int32, of each query in its group; a slice may lack some of the group.
+        size: queries of a whole group.
     """
 
     query_cells: np.ndarray
     key_cells: np.ndarray
+    places: np.ndarray
+    size: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,8 +156,8 @@ class AttentionPlan:
         return hash(self._content)
 
 
-def _cells(stack: CellStack) -> tuple[np.ndarray, np.ndarray]:
-    return stack.query_cells, stack.key_cells
+def _cells(stack: CellStack) -> tuple[np.ndarray, ...]:
+    return stack.query_cells, stack.key_cells, stack.places
 
 
 def compile_plan(
@@ -200,7 +204,9 @@ def compile_plan(
         read = frame_weights((edge,), layout) > 0
         weights[row] = edge.weight * read.any(axis=1)
         kind = topology.resolve_fn(edge, layout)
-        edges.append(EdgePlan(kind, index, edge.src, edge.dst, _cell_stacks(read, *cells)))
+        edges.append(
+            EdgePlan(kind, index, edge.src, edge.dst, _cell_stacks(read, whole.segments, *cells))
+        )
     by_time = np.argsort(real_frames(layout), kind="stable")
     stacks = _chosen_stacks(table)
     return AttentionPlan(table, stacks, tuple(edges), weights, (tuple(by_time.tolist()),))
@@ -233,25 +239,31 @@ def _readers(edge: Connection, layout: CanvasLayout) -> np.ndarray:
     return (frame_weights((edge,), layout) > 0).any(axis=1)
 
 
-def _cell_stacks(read: np.ndarray, queries: np.ndarray, keys: np.ndarray) -> tuple[CellStack, ...]:
+def _cell_stacks(
+    read: np.ndarray, whole: np.ndarray, queries: np.ndarray, keys: np.ndarray
+) -> tuple[CellStack, ...]:
     """Queries that read the same cells together, groups of equal shape in one stack.
 
     Args:
         read: (segments, segments) bool, row = query segment.
-        queries, keys: segments of the cells.
+        whole: segments of all cells of the layout.
+        queries, keys: segments of the cells that are kept.
     """
     groups: dict[bytes, list[int]] = {}
     for segment in np.flatnonzero(read.any(axis=1)).tolist():
         groups.setdefault(read[segment].tobytes(), []).append(segment)
-    shapes: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {}
+    shapes: dict[tuple[int, int, int], list[tuple[np.ndarray, ...]]] = {}
     for members in groups.values():
+        group = whole[np.isin(whole, members)]
         rows = np.flatnonzero(np.isin(queries, members))
         columns = np.flatnonzero(read[members[0]][keys])
         if rows.size and columns.size:
-            shapes.setdefault((rows.size, columns.size), []).append((rows, columns))
+            places = np.flatnonzero(np.isin(group, queries))
+            shape = rows.size, columns.size, group.size
+            shapes.setdefault(shape, []).append((rows, columns, places))
     return tuple(
-        CellStack(*(np.stack(cells).astype(np.int32) for cells in zip(*stack, strict=True)))
-        for stack in shapes.values()
+        CellStack(*(np.stack(x).astype(np.int32) for x in zip(*stack, strict=True)), size)
+        for (_, _, size), stack in shapes.items()
     )
 
 

@@ -118,10 +118,11 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterator[str]:
         )
         return
     loops = "1 loop" if plan["loops"] == 1 else f"{plan['loops']} loops"
-    how = f"{plan['tiles']:,} tiles in {loops}"
+    how = f"{plan['tiles']:,} {'tile' if plan['tiles'] == 1 else 'tiles'} in {loops}"
     if plan["dense"]:
         how = "all scores, under a mask"
-    yield f"plan of a block's attention, {plan['heads']} heads x {plan['width']}, a window: {how}"
+    heads = "1 head" if plan["heads"] == 1 else f"{plan['heads']} heads"
+    yield f"plan of a block's attention, {heads} x {plan['width']}, a window: {how}"
     yield f"  {'':<38}{'all pairs':>16}{'planned':>16}{'share':>10}"
     rows = {
         "scores of a head": ("scores", "{:,.0f}".format),
@@ -149,7 +150,7 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterator[str]:
 def slice_lines(slices: Mapping[str, Any]) -> Iterator[str]:
     """What the wanted outputs need of all applications of a block."""
     if not slices["wanted"]:
-        yield "  nothing can be left out: the outputs are read from everything"
+        yield "nothing is left out: the decoder reads blocks on the way, or no loss weighs anything"
         return
     yield (
         f"what is left to compute, of {slices['applications']} applications of a block, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -37,9 +38,10 @@ def draw_mask(path: pathlib.Path, layout: CanvasLayout, topology: CanvasTopology
     axis = CellAxis(layout, np.repeat(np.arange(len(sizes)), sizes))
     kinds = pairs_by_kind(layout, topology)
     colours = kind_colours(kinds)
-    image = mixed([(pair_shares(axis, axis, kinds[kind]), colours[kind]) for kind in kinds])
+    layers = [(pair_shares(axis, axis, kinds[kind]), colours[kind]) for kind in kinds]
     pairs = int(sizes @ topology.reads(layout) @ sizes)
     title = f"{axis.cells:,} cells; {pairs / axis.cells**2:.1%} of the pairs are allowed"
+    image = mixed(axis, axis, layers)
     draw_plane(path, axis, axis, image, title=title, legend=colours)
 
 
@@ -68,13 +70,19 @@ def kind_colours(kinds: dict[str, np.ndarray]) -> dict[str, str]:
     return {kind: others.get(kind, SERIES[0]) for kind in kinds}
 
 
-def mixed(layers: list[tuple[Float[np.ndarray, "P Q"], str]]) -> Float[np.ndarray, "P Q 3"]:
-    """Colours by their shares of each pixel, the rest white."""
-    shares = sum(share for share, _ in layers)
-    image = 1.0
-    for share, colour in layers:
-        taken = share / np.maximum(shares, 1)
-        image = image - taken[..., None] * (1 - np.array(to_rgb(colour)))
+def mixed(
+    rows: CellAxis, columns: CellAxis, layers: Sequence[tuple[Float[np.ndarray, "P Q"], str]]
+) -> Float[np.ndarray, "P Q 3"]:
+    """Colours of a plane's pixels by their shares of each, the rest white.
+
+    Args:
+        rows, columns: of the plane.
+        layers: (shares, colour).
+    """
+    image = np.ones((len(rows.sizes), len(columns.sizes), 3))
+    most = np.maximum(sum(shares for shares, _ in layers), 1)
+    for shares, colour in layers:
+        image -= (shares / most)[..., None] * (1 - np.array(to_rgb(colour)))
     return np.clip(image, 0, 1)
 
 

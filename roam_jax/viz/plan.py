@@ -45,6 +45,8 @@ def draw_plan(path: pathlib.Path, layout: CanvasLayout, plan: AttentionPlan) -> 
         found[edge.kind] = found.get(edge.kind, 0) + _edge_shares(edge, rows, columns)
     colours = dict(zip(found, _colours(len(found)), strict=True))
     layers = [(shares, colours[label]) for label, shares in found.items()]
+    # What another kind reads is shown as read.
+    hidden = np.clip(hidden, 0, np.maximum(1 - sum(found.values()), 0))
     if hidden.max(initial=0) > 1e-9:
         layers, colours = [*layers, (hidden, FAINT)], {**colours, HIDDEN: FAINT}
     share = plan.scores / (plan.query_cells * plan.key_cells)
@@ -52,7 +54,8 @@ def draw_plan(path: pathlib.Path, layout: CanvasLayout, plan: AttentionPlan) -> 
     title = (
         f"{share:.1%} of the scores are computed, in {loops} {'loop' if loops == 1 else 'loops'}"
     )
-    draw_plane(path, rows, columns, mixed(layers), title=title, legend=colours)
+    image = mixed(rows, columns, layers)
+    draw_plane(path, rows, columns, image, title=title, legend=colours)
 
 
 def _colours(count: int) -> tuple[str, ...]:

@@ -11,7 +11,9 @@ from scipy.special import expit
 from roam_jax.attention import kinds
 from roam_jax.attention.kinds import RUNNABLE, random_keys, run_edge
 from roam_jax.canvas.kinds import OTHER_KINDS
-from roam_jax.canvas.plan import CellStack, EdgePlan
+from roam_jax.canvas.layout import CanvasLayout
+from roam_jax.canvas.plan import CellStack, EdgePlan, compile_plan
+from roam_jax.canvas.topology import CanvasTopology, Connection
 
 HEADS, WIDTH = 3, 8
 LEARNED = {"cosine_attention": 7.0, "gated": 0.4}
@@ -29,10 +31,17 @@ def heads(queries, keys, *, batch=2, seed=0):
     return tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
 
 
+def whole_groups(query_cells, key_cells):
+    """Groups none of whose queries are missing."""
+    size = query_cells.shape[1]
+    places = np.broadcast_to(np.arange(size, dtype=np.int32), query_cells.shape)
+    return CellStack(query_cells, key_cells, places, size)
+
+
 def edge(kind, queries, keys, *, index=2):
     """One group: all queries read all keys."""
     cells = (np.arange(n, dtype=np.int32)[None] for n in (queries, keys))
-    return EdgePlan(kind, index, "a", "b", (CellStack(*cells),))
+    return EdgePlan(kind, index, "a", "b", (whole_groups(*cells),))
 
 
 def run(kind, query, key, value):
@@ -176,8 +185,8 @@ def test_groups_are_gathered_and_put_back(kind, piece, monkeypatch):
     """Two stacks, groups one by one and together; queries that the edge does not serve get 0."""
     monkeypatch.setattr(kinds, "PIECE_SCORES", piece)
     query, key, value = heads(20, 17)
-    first = CellStack(np.array([[3, 1, 7], [12, 0, 2]], "i4"), np.array([[0, 5], [4, 16]], "i4"))
-    second = CellStack(np.array([[19, 18]], "i4"), np.arange(1, 17, 3, dtype="i4")[None])
+    first = whole_groups(np.array([[3, 1, 7], [12, 0, 2]], "i4"), np.array([[0, 5], [4, 16]], "i4"))
+    second = whole_groups(np.array([[19, 18]], "i4"), np.arange(1, 17, 3, dtype="i4")[None])
     plan = EdgePlan(kind, 2, "a", "b", (first, second))
     expected = np.zeros(query.shape)
     for stack in plan.stacks:
@@ -233,3 +242,17 @@ def test_a_kind_that_cannot_run_is_refused():
         ValueError, match="connection a -> b: kind = 'mamba': expected one of linear"
     ):
         run("mamba", *heads(2, 2))
+
+
+@pytest.mark.parametrize("kind", RUNNABLE)
+def test_a_slice_reads_what_the_whole_reads(kind):
+    """The place of a query in its group is that in the whole group."""
+    layout = CanvasLayout(5, 1, 4, 8, {"a": (0, 5, 0, 1, 0, 2), "b": (0, 5, 0, 1, 2, 4)})
+    topology = CanvasTopology((Connection("a", "b", fn=kind),))
+    inputs = [jnp.asarray(x) for x in heads(20, 20)]
+    plans = [compile_plan(layout, topology, queries=q) for q in (None, (1, 4, 7))]
+    found = [
+        run_edge(plan.edges[0], inputs[0][:, cells], *inputs[1:], learned_array(kind))
+        for plan, cells in zip(plans, (slice(None), [2, 3, 8, 9, 14, 15]), strict=True)
+    ]
+    np.testing.assert_allclose(found[1], found[0][:, [2, 3, 8, 9, 14, 15]], rtol=2e-5, atol=2e-6)

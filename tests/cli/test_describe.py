@@ -34,7 +34,7 @@ def test_the_tiny_config(weights, tmp_path, capsys):
         "--config.topology.backbone_reads_new=0.01",
         "--config.freeze=half",
     )
-    assert max(map(len, lines[:-3])) <= 100
+    assert max(map(len, lines[:-6])) <= 100
     text = "\n".join(lines)
     assert "does NOT equal the backbone" in text
     assert "visual reads past_action, future_action (weight up to 0.01)" in text
@@ -50,7 +50,19 @@ def test_the_tiny_config(weights, tmp_path, capsys):
     assert policies["full"]["loop"] == 2 * 2 * (2 * 32 + 1)  # blocks x rounds x (embeddings, gate)
     assert list(policies) == ["full", "half", "none", "unfrozen"]
     assert any(line.split()[:1] == ["half*"] for line in lines)
-    for name in ("canvas.png", "topology.png"):
+    plan = report["topology"]["plan"]
+    assert (plan["heads"], plan["width"], plan["pairs"]) == (2, 16, 57**2)
+    assert plan["flops"]["all"] == 4 * 2 * 16 * 57**2
+    assert any("attention, 2 heads x 16, a window: " in line for line in lines)
+    slices = report["topology"]["slices"]
+    assert slices["applications"] == 2 * 2
+    assert [row["regions"] for row in slices["wanted"]] == [
+        ["visual", "future_action"], ["future_action"],
+    ]  # fmt: skip
+    # All is needed before the last application, and then the four future actions alone.
+    acting = slices["wanted"][1]
+    assert acting["cell_share"] == (3 * 57 + 4) / (4 * 57)
+    for name in ("canvas.png", "topology.png", "mask.png", "plan.png", "slice.png"):
         assert (tmp_path / "out" / name).read_bytes()[:4] == b"\x89PNG"
         assert f"picture: {tmp_path / 'out' / name}" in lines
 
@@ -79,6 +91,12 @@ def test_a_task_without_a_canvas(weights, tmp_path, capsys):
     report = json.loads((tmp_path / "describe.json").read_text())
     assert [row["rounds"] for row in report["flops"]["rounds"]] == [None]
     assert [path.name for path in tmp_path.iterdir()] == ["describe.json"]
+
+
+def test_a_decoder_that_reads_blocks_leaves_nothing_out(weights, capsys):
+    arguments = [f"--config.backbone.path={weights}", "--config.decoder.kind=cross_attention"]
+    lines = describe(capsys, "--config", TINY, "--config.loop.rounds=1", *arguments)
+    assert any(line.startswith("nothing is left out") for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -102,13 +102,15 @@ def test_other_kinds_have_colours_of_their_own(tmp_path, drawn):
     assert list(names) == ["softmax attention", "gated", "mamba"]
     assert [colour[:3] for colour in names.values()] == [to_rgb(c) for c in (blue, first, second)]
     image = shown(drawn[0])
-    for (rows, columns), colour in {
-        (slice(0, 40), slice(0, 40)): blue,
-        (slice(0, 40), slice(47, 53)): first,
-        (slice(40, 42), slice(0, 10)): second,
-        (slice(42, 47), slice(0, 40)): blue,
-        (slice(47, 53), slice(0, 53)): "white",
-    }.items():
+    video, action, thought = slice(0, 40), slice(40, 47), slice(47, 53)
+    for rows, columns, colour in (
+        (video, video, blue),
+        (video, thought, first),
+        (slice(40, 42), slice(0, 10), second),
+        (slice(42, 47), video, blue),
+        (action, action, "white"),
+        (thought, slice(0, 53), "white"),
+    ):
         np.testing.assert_allclose(image[rows, columns] - np.array(to_rgb(colour)), 0, atol=1e-12)
 
 
@@ -165,6 +167,15 @@ def test_edges_of_other_kinds_are_part_of_the_plan(tmp_path, drawn):
     draw_plan(tmp_path / "p.png", SMALL, plan)
     colour = legend(drawn[0])["gated"][:3]
     np.testing.assert_allclose(shown(drawn[0])[40:47, :40] - np.array(colour), 0, atol=1e-12)
+
+
+def test_without_edges_all_is_white(tmp_path, drawn):
+    nothing = CanvasTopology(())
+    draw_mask(tmp_path / "m.png", SMALL, nothing)
+    draw_plan(tmp_path / "p.png", SMALL, compile_plan(SMALL, nothing))
+    for axes in drawn:
+        np.testing.assert_array_equal(shown(axes), np.ones((53, 53, 3)))
+        assert not axes.figure.legends
 
 
 def test_a_slice_shows_what_is_kept_before_every_application(tmp_path, drawn):
