@@ -12,6 +12,7 @@ arXiv:2205.14135).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +28,9 @@ from jaxtyping import Array, Float
 from roam_jax.canvas.tiles import TileStack
 
 # Most scores of a tile with all its heads.
-PIECE_SCORES = 1 << 21
-# Most groups that run at once; each is code of its own.
-MOST_GROUPS = 8
+PIECE_SCORES = 3 << 20
+# Most windows of all groups that run at once; each is code of its own.
+MOST_WINDOWS = 16
 # Keys that one softmax takes at once; of more the pieces are put together.
 KEY_CHUNK = 8192
 
@@ -51,10 +52,9 @@ def tiled_attention(
     batch = query.shape[0]
     # Here and not on the scores, of which there are many more.
     query = query * np.asarray(1 / np.sqrt(query.shape[-1]), query.dtype)
-    # For one example no copy: heads come first where windows are copied anyway.
-    heads = (einops.rearrange(x, "B N K D -> N (B K) D") for x in (query, key, value))
+    heads = (einops.rearrange(x, "B N K D -> (B K) N D") for x in (query, key, value))
     out = _attend(tuple(stacks), *heads)
-    return einops.rearrange(out, "N (B K) D -> B N K D", B=batch)
+    return einops.rearrange(out, "(B K) N D -> B N K D", B=batch)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -68,31 +68,25 @@ def _attend_and_keep(stacks, query, key, value):
 
 
 def _forward(stacks, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
-    """(N, heads, Dv) and the log-sum-exp of the scores (N, heads) float32."""
+    """(heads, N, Dv) and the log-sum-exp of the scores (heads, N) float32."""
+
+    def run(stack: TileStack, read: _Reader, carry, place):
+        keys, values = (read(x, place["keys"], stack.key_lengths) for x in (key, value))
+
+        def tiles(carry, place_of_tiles):
+            out, log_sum = carry
+            starts = place_of_tiles["starts"]
+            rows = read(query, starts, stack.query_lengths)
+            bias = _bias(place["log_weight"], place_of_tiles["classes"])
+            made, sums = _softmax(rows, keys, values, bias)
+            out = read.write(out, made.astype(out.dtype), starts, stack.query_lengths)
+            return (out, read.write(log_sum, sums, starts, stack.query_lengths)), None
+
+        return _scan(tiles, carry, place["tiles"])
+
     out = jnp.zeros((*query.shape[:2], value.shape[2]), value.dtype)
     log_sum = jnp.zeros(query.shape[:2], jnp.float32)
-
-    def run(stack: TileStack, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
-        query, key, value, out, log_sum = inputs
-
-        def groups(carry, place):
-            keys, values = (_windows(x, place["keys"], stack.key_lengths) for x in (key, value))
-
-            def tiles(carry, starts):
-                out, log_sum = carry
-                rows = _windows(query, starts, stack.query_lengths)
-                made, sums = _softmax(rows, keys, values, place["log_weight"])
-                out = _written(out, made.astype(out.dtype), starts, stack.query_lengths)
-                return (out, _written(log_sum, sums, starts, stack.query_lengths)), None
-
-            return _scan(tiles, carry, place["queries"]), None
-
-        return _over_groups(groups, (out, log_sum), stack, heads=query.shape[1])
-
-    for stack in stacks:
-        inputs = (query, key, value, out, log_sum)
-        out, log_sum = _by_heads(functools.partial(run, stack), inputs, stack)
-    return out, log_sum
+    return _over_stacks(run, (out, log_sum), stacks)
 
 
 def _gradients(stacks, kept, change: Array) -> tuple[Array, Array, Array]:
@@ -100,56 +94,55 @@ def _gradients(stacks, kept, change: Array) -> tuple[Array, Array, Array]:
     query, key, value, out, log_sum = kept
     # What a row's weights lose to each other: the gradient of the softmax's division.
     shift = jnp.sum(change.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
+
+    def run(stack: TileStack, read: _Reader, carry, place):
+        keys, values = (read(x, place["keys"], stack.key_lengths) for x in (key, value))
+
+        def tiles(carry, place_of_tiles):
+            d_query, d_keys, d_values = carry
+            starts = place_of_tiles["starts"]
+            rows, moved, sums, shifts = (
+                read(x, starts, stack.query_lengths) for x in (query, change, log_sum, shift)
+            )
+            if stack.skipped.any():
+                new = jnp.arange(stack.rows) >= place_of_tiles["skipped"][:, None]
+                moved, shifts = moved * new[..., None].astype(moved.dtype), shifts * new
+            bias = _bias(place["log_weight"], place_of_tiles["classes"])
+            d_rows, *more = _softmax_gradients(rows, keys, values, bias, moved, sums, shifts)
+            d_query = read.add(d_query, d_rows, starts, stack.query_lengths)
+            return (d_query, d_keys + more[0], d_values + more[1]), None
+
+        d_query, d_key, d_value = carry
+        zeros = (jnp.zeros(x.shape, jnp.float32) for x in (keys, values))
+        d_query, *more = _scan(tiles, (d_query, *zeros), place["tiles"])
+        d_key, d_value = (
+            read.add(x, new, place["keys"], stack.key_lengths)
+            for x, new in zip((d_key, d_value), more, strict=True)
+        )
+        return d_query, d_key, d_value
+
     grads = tuple(jnp.zeros(x.shape, jnp.float32) for x in (query, key, value))
-
-    def run(stack: TileStack, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
-        query, key, value, change, log_sum, shift, *grads = inputs
-
-        def groups(carry, place):
-            d_query, d_key, d_value = carry
-            keys, values = (_windows(x, place["keys"], stack.key_lengths) for x in (key, value))
-
-            def tiles(carry, place_of_tiles):
-                d_query, d_keys, d_values = carry
-                starts, skipped = place_of_tiles
-                rows, moved, sums, shifts = (
-                    _windows(x, starts, stack.query_lengths)
-                    for x in (query, change, log_sum, shift)
-                )
-                if stack.skipped.any():
-                    new = jnp.arange(stack.rows) >= skipped[:, None]
-                    moved, shifts = moved * new[..., None].astype(moved.dtype), shifts * new
-                d_rows, *more = _softmax_gradients(
-                    rows, keys, values, place["log_weight"], moved, sums, shifts
-                )
-                d_query = _added(d_query, d_rows, starts, stack.query_lengths)
-                return (d_query, d_keys + more[0], d_values + more[1]), None
-
-            zeros = (jnp.zeros(x.shape, jnp.float32) for x in (keys, values))
-            places = (place["queries"], place["skipped"])
-            d_query, d_keys, d_values = _scan(tiles, (d_query, *zeros), places)
-            d_key = _added(d_key, d_keys, place["keys"], stack.key_lengths)
-            d_value = _added(d_value, d_values, place["keys"], stack.key_lengths)
-            return (d_query, d_key, d_value), None
-
-        return _over_groups(groups, tuple(grads), stack, heads=query.shape[1])
-
-    for stack in stacks:
-        inputs = (query, key, value, change, log_sum, shift, *grads)
-        grads = _by_heads(functools.partial(run, stack), inputs, stack)
+    grads = _over_stacks(run, grads, stacks)
     return tuple(g.astype(x.dtype) for g, x in zip(grads, (query, key, value), strict=True))
 
 
 _attend.defvjp(_attend_and_keep, _gradients)
 
 
-def _softmax(query, key, value, log_weight) -> tuple[Array, Array]:
+def _bias(log_weight: Array | None, classes: Array | None) -> Array | None:
+    """(groups, rows or 1, keys) log weights of a tile, from those of its rows' classes."""
+    if classes is None:
+        return log_weight
+    return jax.vmap(lambda weight, rows: weight[rows])(log_weight, classes)
+
+
+def _softmax(query, key, value, bias) -> tuple[Array, Array]:
     """Attended values (heads, rows, Dv) and log-sum-exp (heads, rows) of one tile, float32."""
     parts = []
     for chunk in _chunks(key.shape[2]):
         scores = _product("KGND,KGMD->KGNM", query, key[:, :, chunk])
-        if log_weight is not None:
-            scores = scores + log_weight[:, None, chunk]
+        if bias is not None:
+            scores = scores + bias[:, :, chunk]
         peak = scores.max(axis=-1, keepdims=True)
         # Keys may all be hidden here; 0 keeps exp(-inf - peak) = 0 instead of NaN.
         peak = jnp.where(jnp.isfinite(peak), peak, 0)
@@ -167,14 +160,14 @@ def _softmax(query, key, value, log_weight) -> tuple[Array, Array]:
     return sums / total, (jnp.log(total) + peak)[..., 0]
 
 
-def _softmax_gradients(query, key, value, log_weight, change, log_sum, shift):
+def _softmax_gradients(query, key, value, bias, change, log_sum, shift):
     """Gradients of a tile's query, key and value, float32, with scores as (heads, keys, rows)."""
     change = change.astype(value.dtype)
     d_query, d_key, d_value = 0, [], []
     for chunk in _chunks(key.shape[2]):
         scores = _product("KGMD,KGND->KGMN", key[:, :, chunk], query)
-        if log_weight is not None:
-            scores = scores + log_weight[:, chunk, None]
+        if bias is not None:
+            scores = scores + bias[:, :, chunk].swapaxes(1, 2)
         weights = jnp.exp(scores - log_sum[:, :, None])
         d_value.append(_product("KGMN,KGND->KGMD", weights.astype(value.dtype), change))
         d_weights = _product("KGMD,KGND->KGMN", value[:, :, chunk], change)
@@ -194,53 +187,85 @@ def _chunks(keys: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
-def _windows(cells: Array, starts: Array, lengths: tuple[int, ...]) -> Array:
-    """Windows of (cells, heads, ...), one after the other, as (heads, groups, rows, ...).
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads and writes windows of (heads, cells, ...) as (some heads, groups, rows, ...).
 
     Args:
-        cells: a sequence.
-        starts: (groups, windows).
-        lengths: of the windows.
+        first: the first of the heads, a number or a traced one.
+        heads: how many there are.
     """
-    groups = starts.shape[0]
-    if groups == 1 and lengths == cells.shape[:1]:
-        found = [cells]
-    else:
+
+    first: int | Array
+    heads: int
+
+    def _window(self, cells: Array, start: int | Array, length: int) -> Array:
+        rest = (0,) * (cells.ndim - 2)
+        size = (self.heads, length, *cells.shape[2:])
+        return lax.dynamic_slice(cells, (self.first, start, *rest), size)
+
+    def __call__(self, cells: Array, starts: Array, lengths: tuple[int, ...]) -> Array:
+        """Windows one after the other; starts (groups, windows)."""
+        groups = starts.shape[0]
+        if groups == 1 and lengths == cells.shape[1:2]:
+            return self._window(cells, 0, lengths[0])[:, None]
         found = [
-            lax.dynamic_slice_in_dim(cells, starts[group, i], length)
+            self._window(cells, starts[group, i], length)
             for group in range(groups)
             for i, length in enumerate(lengths)
         ]
-    rows = jnp.concatenate(found).reshape(groups, sum(lengths), *cells.shape[1:])
-    return jnp.moveaxis(rows, 2, 0)
+        rows = jnp.concatenate(found, axis=1)
+        return rows.reshape(self.heads, groups, sum(lengths), *cells.shape[2:])
 
+    def write(self, cells: Array, new: Array, starts: Array, lengths: tuple[int, ...]) -> Array:
+        """`cells` with windows replaced."""
+        for start, window in _by_window(new, starts, lengths):
+            cells = self._put(cells, window, start)
+        return cells
 
-def _written(cells: Array, new: Array, starts: Array, lengths: tuple[int, ...]) -> Array:
-    """`cells` with windows replaced by (heads, groups, rows, ...)."""
-    for start, window in _by_window(new, starts, lengths):
-        cells = lax.dynamic_update_slice_in_dim(cells, window, start, axis=0)
-    return cells
+    def add(self, cells: Array, more: Array, starts: Array, lengths: tuple[int, ...]) -> Array:
+        """`cells` with windows added to; they may overlap."""
+        for start, window in _by_window(more, starts, lengths):
+            window = window + self._window(cells, start, window.shape[1])
+            cells = self._put(cells, window, start)
+        return cells
 
-
-def _added(cells: Array, more: Array, starts: Array, lengths: tuple[int, ...]) -> Array:
-    """`cells` with windows added to; they may overlap."""
-    if starts.shape[0] == 1 and lengths == cells.shape[:1]:
-        return cells + jnp.moveaxis(more[:, 0], 0, 1)
-    for start, window in _by_window(more, starts, lengths):
-        window += lax.dynamic_slice_in_dim(cells, start, len(window))
-        cells = lax.dynamic_update_slice_in_dim(cells, window, start, axis=0)
-    return cells
+    def _put(self, cells: Array, window: Array, start: Array) -> Array:
+        rest = (0,) * (cells.ndim - 2)
+        return lax.dynamic_update_slice(cells, window, (self.first, start, *rest))
 
 
 def _by_window(
     rows: Array, starts: Array, lengths: tuple[int, ...]
 ) -> Iterator[tuple[Array, Array]]:
-    """Start and rows (cells, heads, ...) of each window of (heads, groups, rows, ...)."""
+    """Start and rows (heads, cells, ...) of each window of (heads, groups, rows, ...)."""
     ends = np.cumsum(lengths).tolist()
     for group in range(starts.shape[0]):
         for i, (length, end) in enumerate(zip(lengths, ends, strict=True)):
             window = lax.slice_in_dim(rows[:, group], end - length, end, axis=1)
-            yield starts[group, i], jnp.moveaxis(window, 0, 1)
+            yield starts[group, i], window
+
+
+def _over_stacks(run: Callable, carry: tuple[Array, ...], stacks: Sequence[TileStack]) -> tuple:
+    """The carry after all stacks, for as many heads at once as the scores of a tile allow.
+
+    `run(stack, reader, carry, place)` gets what `_places` makes, without its first axis.
+    """
+    heads = carry[0].shape[0]
+    for stack in stacks:
+        scores = stack.rows * stack.keys
+        divisors = [n for n in range(1, heads + 1) if heads % n == 0]
+        together = max((n for n in divisors if n * scores <= PIECE_SCORES), default=1)
+
+        def some_heads(carry, first, stack=stack, together=together):
+            body = functools.partial(run, stack, _Reader(first, together))
+            return _over_groups(body, carry, stack, heads=together), None
+
+        if together == heads:
+            carry, _ = some_heads(carry, 0)
+        else:
+            carry, _ = lax.scan(some_heads, carry, jnp.arange(0, heads, together))
+    return carry
 
 
 def _scan(body: Callable, carry: Any, places: Any) -> Any:
@@ -251,47 +276,35 @@ def _scan(body: Callable, carry: Any, places: Any) -> Any:
 
 
 def _over_groups(body: Callable, carry: Any, stack: TileStack, *, heads: int) -> Any:
-    """The carry after all groups, as many at once as their scores allow.
-
-    `body(carry, place)` gets starts of keys (groups, windows), of queries (tiles, groups, windows).
-    """
+    """The carry after all groups, as many at once as their scores and windows allow."""
     count = len(stack.key_starts)
-    together = min(count, MOST_GROUPS, max(1, PIECE_SCORES // (heads * stack.rows * stack.keys)))
+    windows = len(stack.query_lengths) + len(stack.key_lengths)
+    fitting = PIECE_SCORES // (heads * stack.rows * stack.keys)
+    together = min(count, max(1, min(fitting, MOST_WINDOWS // windows)))
     even = count - count % together
     for first, last, size in ((0, even, together), (even, count, count - even)):
         if last > first:
-            carry = _scan(body, carry, _places(stack, slice(first, last), size))
+            places = _places(stack, slice(first, last), size)
+            carry = _scan(lambda carry, place: (body(carry, place), None), carry, places)
     return carry
 
 
 def _places(stack: TileStack, chosen: slice, together: int) -> dict[str, Any]:
     """Where tiles lie, as arrays to scan over, `together` groups at a time."""
 
-    def split(values: np.ndarray) -> np.ndarray:
-        return values[chosen].reshape(-1, together, *values.shape[1:])
+    def split(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else values[chosen].reshape(-1, together, *values.shape[1:])
 
-    weight = stack.log_weight
-    return {
-        "queries": jnp.asarray(split(stack.query_starts).swapaxes(1, 2)),
-        "skipped": jnp.asarray(split(stack.skipped).swapaxes(1, 2)),
-        "keys": jnp.asarray(split(stack.key_starts)),
-        "log_weight": None if weight is None else jnp.asarray(split(weight)),
+    def by_tile(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else split(values).swapaxes(1, 2)
+
+    places = {
+        "keys": split(stack.key_starts),
+        "log_weight": split(stack.log_weight),
+        "tiles": {
+            "starts": by_tile(stack.query_starts),
+            "skipped": by_tile(stack.skipped),
+            "classes": by_tile(stack.classes),
+        },
     }
-
-
-def _by_heads(function: Callable, inputs: tuple[Array, ...], stack: TileStack) -> tuple:
-    """Maps over parts of the heads that share a tile: as many as its scores allow."""
-    heads = inputs[0].shape[1]
-    scores = stack.rows * stack.keys
-    divisors = [n for n in range(1, heads + 1) if heads % n == 0]
-    together = max((n for n in divisors if n * scores <= PIECE_SCORES), default=1)
-    if together == heads:
-        return function(inputs)
-    split = [
-        jnp.moveaxis(x.reshape(len(x), heads // together, together, *x.shape[2:]), 1, 0)
-        for x in inputs
-    ]
-    outputs = lax.map(lambda xs: function(tuple(xs)), split)
-    return tuple(
-        jnp.moveaxis(x, 0, 1).reshape(x.shape[1], heads, *x.shape[3:]) for x in outputs
-    )
+    return jax.tree.map(jnp.asarray, places)

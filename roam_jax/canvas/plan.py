@@ -18,11 +18,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from roam_jax.canvas.groups import TILE_COST
 from roam_jax.canvas.kinds import NONE_KIND, SOFTMAX_KINDS, check_kind
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.segments import SegmentTable
 from roam_jax.canvas.temporal_topologies import real_frames
-from roam_jax.canvas.tiles import TILE_COST, TileStack, tile_stacks
+from roam_jax.canvas.tiles import TileStack, tile_stacks
 from roam_jax.canvas.topology import CanvasTopology, Connection, empty_edges, frame_weights
 
 # Time of a score under a gathered mask, in scores without one, and the rows of its tiles.

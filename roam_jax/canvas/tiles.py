@@ -1,9 +1,9 @@
-"""Which queries run against which keys: a segment table as a few stacks of equal tiles.
+"""A segment table as a few stacks of equal tiles.
 
-Queries that read the same keys form a group. A group's queries are cut into tiles of rows, its keys
-are a few windows, that is slices of the sequence. Groups whose tiles and windows have equal shapes
-are stacked, so that one loop runs all of them; a window may be longer than what is read of it,
-which a log weight of -inf hides, where one loop less is worth more than the scores.
+A group's queries (`canvas/groups.py`) are cut into tiles of rows, its keys are a few windows, that
+is slices of the sequence. Groups whose tiles and windows have equal shapes are stacked, so that one
+loop runs all of them; a window may be longer than what is read of it, which a log weight of -inf
+hides, where one loop less is worth more than the scores.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from roam_jax.canvas.groups import (
+    ROWS,
+    SMALL_ROWS,
+    STACK_COST,
+    TILE_SCORES,
+    Group,
+    Run,
+    put_together,
+    query_groups,
+    tile_cost,
+)
 from roam_jax.canvas.segments import SegmentTable
 
-# Most rows of a tile, and most scores of it (one head): what is best on CPUs (docs/performance.md).
-ROWS, TILE_SCORES = 1024, 1 << 22
-# Shorter pieces of a group's queries share a tile.
-SMALL_ROWS = 64
-# What things cost beside scores, in scores of one head: a key that is copied, a window, a tile, and
-# a loop of its own, which has to be compiled as well.
-KEY_COST, WINDOW_COST, TILE_COST, STACK_COST = 24, 256, 4096, 1 << 16
 # More windows of a group, shapes of windows for one shape of tiles, and loops in all, than anybody
 # would compile.
 MOST_WINDOWS, MOST_SHAPES, MOST_STACKS = 192, 8, 24
-
-Run = tuple[int, int]  # start, length
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,8 +43,9 @@ class TileStack:
         skipped: (G, T) int32, leading rows of a tile that the tile before has as well.
         key_lengths: keys of each window of a group.
         key_starts: (G, windows) int32, their places in the sequence of keys.
-        log_weight: (G, keys) float32 of the windows' keys, -inf for those that are not read; None
-            where all are 0.
+        log_weight: (G, classes, keys) float32 of the windows' keys, -inf for those that are not
+            read; None where all are 0.
+        classes: (G, T, rows) int32, whose log weights each row has; None where a group has one.
     """
 
     query_lengths: tuple[int, ...]
@@ -51,6 +54,7 @@ class TileStack:
     key_lengths: tuple[int, ...]
     key_starts: np.ndarray
     log_weight: np.ndarray | None
+    classes: np.ndarray | None
 
     @property
     def rows(self) -> int:
@@ -86,8 +90,8 @@ class TileStack:
     def cost(self) -> int:
         """Time of one head, in scores."""
         windows = len(self.query_lengths) + len(self.key_lengths)
-        each = KEY_COST * self.keys * len(self.key_starts)
-        return self.scores + each + self.tiles * (TILE_COST + WINDOW_COST * windows) + STACK_COST
+        tile = tile_cost(self.rows, self.keys, windows=windows, hidden=self.log_weight is not None)
+        return self.tiles * tile + STACK_COST
 
 
 def _cells(starts: np.ndarray, lengths: tuple[int, ...]) -> np.ndarray:
@@ -96,30 +100,33 @@ def _cells(starts: np.ndarray, lengths: tuple[int, ...]) -> np.ndarray:
     return np.repeat(starts, lengths, axis=-1) + within
 
 
-@dataclasses.dataclass(frozen=True)
-class _Group:
-    """Queries and the keys that all of them read."""
-
-    queries: tuple[Run, ...]
-    keys: tuple[Run, ...]
-    log_weight: tuple[float, ...]  # of each run of keys
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Series:
-    """Tiles of one group that have equal shapes."""
+    """Tiles of one group that have equal shapes.
+
+    Args:
+        lengths: of the windows of a tile.
+        starts: (tiles, windows).
+        classes: (tiles, rows).
+        skipped: (tiles,).
+        windows: (start, length) of each window of keys.
+        group: whose tiles they are.
+    """
 
     lengths: tuple[int, ...]
-    starts: tuple[tuple[int, ...], ...]  # tile, window
-    skipped: tuple[int, ...]
-    group: _Group
+    starts: np.ndarray
+    classes: np.ndarray
+    skipped: np.ndarray
+    windows: tuple[Run, ...]
+    group: Group
 
 
 @functools.cache
 def whole(queries: int, keys: int) -> tuple[TileStack, ...]:
     """Stacks of queries that all read all keys."""
-    group = _Group(((0, queries),), ((0, keys),), (0.0,))
-    return tuple(_stack([series], (keys,), keys) for series in _series(group))
+    group = Group(((0, queries, 0),), np.zeros((1, 1), np.float32))
+    runs = [(0, keys)]
+    return tuple(_stack([series], (keys,), runs, keys) for series in _series(group, runs, runs))
 
 
 def tile_stacks(table: SegmentTable) -> tuple[TileStack, ...] | None:
@@ -127,94 +134,65 @@ def tile_stacks(table: SegmentTable) -> tuple[TileStack, ...] | None:
 
     Queries without keys are in no stack.
     """
-    made = [_stacked(_groups(table, joined=joined), table) for joined in (True, False)]
-    made = [stacks for stacks in made if stacks is not None]
-    return min(made, key=lambda stacks: sum(s.cost for s in stacks), default=None)
+    groups, runs = query_groups(table)
+    sizes = np.array([length for _, length in runs], np.int64)
+    found = []
+    for some in (groups, put_together(groups, sizes)):
+        for joined in (True, False):
+            stacks = _stacked(some, runs, table.cells, joined=joined)
+            if stacks is not None:
+                found.append(stacks)
+    return min(found, key=lambda stacks: sum(s.cost for s in stacks), default=None)
 
 
-def _groups(table: SegmentTable, *, joined: bool) -> list[_Group]:
-    """Query runs by what they read; `joined`: neighbouring runs of keys are one window."""
-    rows, columns = _runs(table.query_segments), _runs(table.segments)
-    weight = table.log_weight[np.ix_([s for _, _, s in rows], [s for _, _, s in columns])]
-    keys = _equal_runs([run[:2] for run in columns], weight.T)
-    weight = weight[:, [first for _, first in keys]]
-    queries = _equal_runs([run[:2] for run in rows], weight)
-    weight = weight[[first for _, first in queries]]
-    members: dict[bytes, list[int]] = {}
-    for number, row in enumerate(weight):
-        if np.isfinite(row).any():
-            members.setdefault(row.tobytes(), []).append(number)
-    groups = []
-    for numbers in members.values():
-        row = weight[numbers[0]]
-        read = [(*keys[i][0], float(row[i])) for i in np.flatnonzero(np.isfinite(row))]
-        read = _joined(read) if joined else sorted(read, key=lambda run: -run[1])
-        groups.append(
-            _Group(
-                tuple(queries[i][0] for i in numbers),
-                tuple(run[:2] for run in read),
-                tuple(run[2] for run in read),
-            )
-        )
-    return groups
-
-
-def _runs(segments: np.ndarray) -> list[tuple[int, int, int]]:
-    """(start, length, segment) of maximal runs of cells of one segment."""
-    edges = np.flatnonzero(np.diff(segments)) + 1
-    bounds = [0, *edges.tolist(), len(segments)]
-    return [(a, b - a, int(segments[a])) for a, b in itertools.pairwise(bounds) if b > a]
-
-
-def _equal_runs(runs: Sequence[Run], weight: np.ndarray) -> list[tuple[Run, int]]:
-    """Neighbouring runs of equal rows of `weight` as one, each with the number of its first."""
-    found: list[tuple[Run, int]] = []
-    for number, (start, length) in enumerate(runs):
-        if found and np.array_equal(weight[found[-1][1]], weight[number]):
-            (before, cells), first = found[-1]
-            found[-1] = (before, cells + length), first
+def _windows(group: Group, runs: list[Run], *, joined: bool) -> list[Run]:
+    """Of the keys that a group reads; `joined`: neighbouring runs are one window."""
+    found: list[Run] = []
+    for number in np.flatnonzero(group.read).tolist():
+        start, length = runs[number]
+        if joined and found and sum(found[-1]) == start:
+            found[-1] = found[-1][0], found[-1][1] + length
         else:
-            found.append(((start, length), number))
-    return found
+            found.append((start, length))
+    return found if joined else sorted(found, key=lambda run: -run[1])
 
 
-def _joined(runs: Iterable[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
-    """Runs that touch and weigh the same as one."""
-    found: list[tuple[int, int, float]] = []
-    for start, length, weight in runs:
-        if found and (sum(found[-1][:2]), found[-1][2]) == (start, weight):
-            found[-1] = found[-1][0], found[-1][1] + length, weight
-        else:
-            found.append((start, length, weight))
-    return found
-
-
-def _series(group: _Group) -> list[_Series]:
-    """A group's queries as tiles: long runs cut into equal parts, short ones together."""
-    keys = sum(length for _, length in group.keys)
+def _series(group: Group, runs: list[Run], windows: list[Run]) -> list[_Series]:
+    """A group's queries as tiles: all in one, or long runs cut equally and short ones together."""
+    keys = sum(length for _, length in windows)
     most = min(ROWS, max(SMALL_ROWS, TILE_SCORES // keys))
-    found, small = [], []
-    for start, length in group.queries:
-        if length < SMALL_ROWS:
-            small.append((start, length))
-            continue
-        tiles = -(-length // most)
-        rows = -(-length // tiles)
-        offsets = [min(i * rows, length - rows) for i in range(tiles)]
-        skipped = tuple(i * rows - offset for i, offset in enumerate(offsets))
-        starts = tuple((start + offset,) for offset in offsets)
-        found.append(_Series((rows,), starts, skipped, group))
+    small = list(group.queries)
+    found = []
+    if group.rows > most or len(small) > MOST_WINDOWS:
+        long = [run for run in small if run[1] >= SMALL_ROWS]
+        small = [run for run in small if run[1] < SMALL_ROWS]
+        for start, length, of_class in long:
+            tiles = -(-length // most)
+            rows = -(-length // tiles)
+            offsets = np.minimum(np.arange(tiles) * rows, length - rows)
+            found.append(
+                _Series(
+                    (rows,),
+                    (start + offsets)[:, None],
+                    np.full((tiles, rows), of_class),
+                    np.arange(tiles) * rows - offsets,
+                    tuple(windows),
+                    group,
+                )
+            )
     for tile in _bundles(small, most):
-        lengths = tuple(length for _, length in tile)
-        found.append(_Series(lengths, (tuple(start for start, _ in tile),), (0,), group))
+        starts, lengths, classes = zip(*tile, strict=True)
+        of_rows = np.repeat(classes, lengths)[None]
+        place = np.array([starts])
+        found.append(_Series(lengths, place, of_rows, np.zeros(1, int), tuple(windows), group))
     return found
 
 
-def _bundles(runs: Sequence[Run], most: int) -> list[list[Run]]:
+def _bundles(runs: Sequence[tuple[int, int, int]], most: int) -> list[list[tuple[int, int, int]]]:
     """Runs together, up to so many rows and windows."""
-    found: list[list[Run]] = []
+    found: list[list[tuple[int, int, int]]] = []
     for run in runs:
-        fits = found and sum(length for _, length in found[-1]) + run[1] <= most
+        fits = found and sum(length for _, length, _ in found[-1]) + run[1] <= most
         if fits and len(found[-1]) < MOST_WINDOWS:
             found[-1].append(run)
         else:
@@ -222,17 +200,21 @@ def _bundles(runs: Sequence[Run], most: int) -> list[list[Run]]:
     return found
 
 
-def _stacked(groups: list[_Group], table: SegmentTable) -> tuple[TileStack, ...] | None:
+def _stacked(
+    groups: list[Group], runs: list[Run], cells: int, *, joined: bool
+) -> tuple[TileStack, ...] | None:
     """Series of equal tiles in one stack each; stacks are merged while that is cheaper."""
-    if any(len(group.keys) > MOST_WINDOWS for group in groups):
-        return None
     shapes: dict[tuple, dict[tuple[int, ...], list[_Series]]] = {}
-    for series in itertools.chain.from_iterable(map(_series, groups)):
-        windows = tuple(length for _, length in series.group.keys)
-        shape = series.lengths, len(series.starts)
-        shapes.setdefault(shape, {}).setdefault(windows, []).append(series)
+    for group in groups:
+        windows = _windows(group, runs, joined=joined)
+        if len(windows) > MOST_WINDOWS:
+            return None
+        for series in _series(group, runs, windows):
+            shape = series.lengths, len(series.starts)
+            lengths = tuple(length for _, length in windows)
+            shapes.setdefault(shape, {}).setdefault(lengths, []).append(series)
     stacks = [
-        _stack(members, windows, table.cells)
+        _stack(members, windows, runs, cells)
         for by_windows in shapes.values()
         for windows, members in _merged(by_windows).items()
     ]
@@ -245,9 +227,12 @@ def _merged(
     """Key windows -> tiles, with windows widened to the longest of several while that pays."""
     stacks = dict(stacks)
 
-    def cost(windows: tuple[int, ...], tiles: list[_Series]) -> int:
-        rows = sum(tiles[0].lengths) * len(tiles[0].starts)
-        return (rows + KEY_COST) * sum(windows) * len(tiles) + STACK_COST
+    def cost(windows: tuple[int, ...], members: list[_Series]) -> int:
+        tiles = sum(len(series.starts) for series in members)
+        exact = all(windows == tuple(length for _, length in s.windows) for s in members)
+        hidden = not exact or any(series.group.hides() for series in members)
+        rows = sum(members[0].lengths)
+        return tiles * tile_cost(rows, sum(windows), hidden=hidden) + STACK_COST
 
     while len(stacks) > 1:
         # Neighbours by length alone: of all pairs these waste least, and there may be hundreds.
@@ -271,22 +256,30 @@ def _wide(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(map(max, itertools.zip_longest(a, b, fillvalue=0)))
 
 
-def _stack(members: list[_Series], windows: tuple[int, ...], cells: int) -> TileStack:
+def _stack(
+    members: list[_Series], lengths: tuple[int, ...], runs: list[Run], cells: int
+) -> TileStack:
     """Series whose tiles and key windows have these shapes."""
-    starts = np.zeros((len(members), len(windows)), np.int32)
-    hidden = np.full((len(members), sum(windows)), -np.inf, np.float32)
-    ends = np.cumsum(windows)
+    starts = np.zeros((len(members), len(lengths)), np.int32)
+    most = max(len(series.group.weight) for series in members)
+    hidden = np.full((len(members), most, sum(lengths)), -np.inf, np.float32)
+    firsts = np.cumsum([0, *lengths])
     for number, series in enumerate(members):
-        runs = zip(series.group.keys, series.group.log_weight, windows, ends, strict=False)
-        for place, ((start, length), weight, window, end) in enumerate(runs):
-            starts[number, place] = min(start, cells - window)
-            first = end - window + start - starts[number, place]
-            hidden[number, first : first + length] = weight
+        weight = series.group.weight
+        for place, (start, length) in enumerate(series.windows):
+            starts[number, place] = min(start, cells - lengths[place])
+            shift = firsts[place] - starts[number, place]
+            for run, (first, size) in enumerate(runs):
+                if start <= first < start + length:
+                    at = first + shift
+                    hidden[number, : len(weight), at : at + size] = weight[:, run, None]
+        hidden[number, len(weight) :] = 0  # classes that no row has
     return TileStack(
         query_lengths=members[0].lengths,
         query_starts=np.array([series.starts for series in members], np.int32),
         skipped=np.array([series.skipped for series in members], np.int32),
-        key_lengths=windows,
+        key_lengths=lengths,
         key_starts=starts,
         log_weight=hidden if hidden.any() else None,
+        classes=np.array([s.classes for s in members], np.int32) if most > 1 else None,
     )

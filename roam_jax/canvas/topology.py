@@ -199,10 +199,12 @@ class CanvasTopology:
         of kind `none` shows. Attention itself runs on the segment table and never builds it.
         """
         table, cells = _segment_table(self.connections, layout)
-        weights = np.exp(table.log_weight)
-        mask = np.zeros((layout.num_positions,) * 2, np.float32)
-        mask[np.ix_(cells, cells)] = weights[table.segments[:, None], table.segments[None, :]]
-        return mask
+        # One more segment, of the cells that carry no token, which neither reads nor is read.
+        weights = np.pad(np.exp(table.log_weight), (0, 1))
+        segments = np.full(layout.num_positions, len(table.log_weight))
+        segments[cells] = table.segments
+        # Columns first: what is left is a copy of whole rows.
+        return weights[:, segments][segments]
 
     def _require_regions(self, layout: CanvasLayout) -> None:
         for name in sorted(self.regions):

@@ -65,7 +65,7 @@ def oracle_gradients(query, key, value, change, weight):
 
 
 def close(found, expected, bound):
-    size = max(np.linalg.norm(expected), 0.3)
+    size = max(np.linalg.norm(expected), 1.0)
     assert np.linalg.norm(np.asarray(found, np.float64) - expected) <= bound * size
 
 

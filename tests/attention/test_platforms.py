@@ -49,6 +49,7 @@ def test_groups_of_cudnn_are_the_plan(monkeypatch):
 
     monkeypatch.setattr(grouped_cudnn, "attend_groups", attend_groups)
     monkeypatch.setattr("roam_jax.canvas.tiles.ROWS", 70)  # several tiles, the last one shifted
+    monkeypatch.setattr("roam_jax.canvas.plan.MASKED_COST", 1e9)
     plan = compile_plan(LAYOUT, PLAIN)
     assert any(stack.skipped.any() for stack in plan.stacks)
     inputs = heads(plan)

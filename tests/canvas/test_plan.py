@@ -58,13 +58,21 @@ def test_a_full_size_canvas_is_compiled_at_once(name):
 
 
 def test_scores_are_those_that_the_topology_allows():
-    layout = video()
+    layout = video(16, 16, 16)
     plan = compile_plan(layout, CanvasTopology.causal_temporal(list(layout.regions)))
     assert not plan.is_dense
     # A first frame reads itself, each later one itself and two frames before.
-    assert plan.pairs == 2 * 64**2 * (1 + 15 * 3)
+    assert plan.pairs == 2 * 256**2 * (1 + 15 * 3)
     assert plan.pairs <= plan.scores < 1.05 * plan.pairs
     assert plan.flops(heads=8, width=32, batch=3) == 4 * 3 * 8 * 32 * plan.scores
+
+
+def test_small_groups_are_put_together():
+    """64 queries a frame over 192 keys: tiles of one region alone would be too small."""
+    layout = video()
+    plan = compile_plan(layout, CanvasTopology.causal_temporal(list(layout.regions)))
+    assert any(stack.classes is not None for stack in plan.stacks)
+    assert plan.pairs < plan.scores < 1.5 * plan.pairs
 
 
 def test_a_free_plan_is_one_loop_over_all():
