@@ -127,17 +127,18 @@ def _topology() -> ml_collections.ConfigDict:
     # Weight of the kind's edges by which backbone cells (text, visual) read the new cells. 0 = no
     # such edge: the grafted model then equals the backbone at initialisation.
     topology.backbone_reads_new = 0.0
-    # Latent frames that causal looks back (0 = all of them), and local_window looks both ways.
+    # Latent frames that causal looks back (0 = all of them); those that local_window and
+    # local_plus_sparse_global look both ways (0 = the same frame alone).
     topology.window = 1
     # Far (region, frame) segments that each one reads, with local_plus_sparse_global.
     topology.links = 2
-    # Kind whose number of pairs random_matched takes.
+    # Kind whose number of pairs random_matched takes; any but itself and schema.
     topology.matches = "central_thought"
     # What a slower region gives between its frames, with causal and causal_temporal: hold or drop.
     topology.temporal_fill = "hold"
-    # Schema file with the topology, with the kind schema.
+    # Schema file, with the kind schema alone: its edges on the regions that `describe` prints.
     topology.schema = ""
-    # Of what is drawn: the far segments, the random edges.
+    # Of what local_plus_sparse_global and random_matched draw.
     topology.seed = 0
     return topology
 
@@ -165,7 +166,7 @@ def _loop() -> ml_collections.ConfigDict:
     # round: one gate a round and block; token: one for each token as well.
     loop.gate_scope = "round"
     # How the inverse temperature of attention rises from 1 in the first round: none, linear,
-    # exponential, cosine; and where it ends in the last.
+    # exponential, cosine; and where it ends in the last (not read with none).
     loop.sharpening = "none"
     loop.final_inverse_temperature = 4.0
     # Steps from which one more round runs: (1000, 2000) with 3 rounds is 1 round up to step 999,

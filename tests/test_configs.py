@@ -16,6 +16,11 @@ CONFIGS = [
     "configs/bridge_mixture.py:tiny",
     "configs/tiny_vae.py",
     "configs/tiny_backbone.py",
+    *(
+        f"configs/topology/{path.name}{variant}"
+        for path in sorted((ROOT / "configs/topology").glob("[!_]*.py"))
+        for variant in ("", ":tiny")
+    ),
 ]
 
 

@@ -97,11 +97,7 @@ def block_sparse_attention(
             the block is no power of two from 16 on.
     """
     cells = query.shape[1], key.shape[1]
-    if cells != (len(table.query_segments), table.cells):
-        raise ValueError(
-            f"topology table has {len(table.query_segments)} queries and {table.cells} keys, got "
-            f"{cells[0]} and {cells[1]}"
-        )
+    table.check_lengths(*cells)
     dtypes = {x.dtype for x in (query, key, value)}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES):
         raise ValueError(

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from roam_jax.attention.grouped_cudnn import attend_groups, unsupported
-from roam_jax.attention.tiled import tiled_attention
+from roam_jax.attention.tiled import largest_divisor, tiled_attention
 from roam_jax.canvas.segments import SegmentTable
 from roam_jax.canvas.tiles import whole
 
@@ -49,11 +49,8 @@ def attention(
         ValueError: the table was made for another number of cells.
     """
     cells = query.shape[1], key.shape[1]
-    if table is not None and cells != (len(table.query_segments), table.cells):
-        raise ValueError(
-            f"topology table has {len(table.query_segments)} queries and {table.cells} cells, "
-            f"expected {cells[0]} and {cells[1]}"
-        )
+    if table is not None:
+        table.check_lengths(*cells)
     small = cells[0] * cells[1] * query.shape[2] <= SMALL_SCORES
     if table is None and not small:
         heads = (query[None], key[None], value[None])
@@ -94,19 +91,13 @@ def _softmax_attention(query, key, value, bias) -> jax.Array:
     return (sums / jnp.where(total > 0, total, 1)).astype(value.dtype)
 
 
-def _heads_together(heads: int, *, tile_scores: int) -> int:
-    """How many heads share a piece: a divisor of their number."""
-    divisors = (n for n in range(1, heads + 1) if heads % n == 0)
-    return max((n for n in divisors if n * tile_scores <= PIECE_SCORES), default=1)
-
-
 def _in_pieces(query, key, value, table: SegmentTable) -> jax.Array:
     """The same under a mask, mapped over groups of heads and tiles of queries."""
     batch, heads, cells, _ = query.shape
     tiles = -(-cells // TILE)
     rows = -(-cells // tiles)
     padding = tiles * rows - cells
-    groups = heads // _heads_together(heads, tile_scores=batch * rows * key.shape[2])
+    groups = heads // largest_divisor(heads, most=PIECE_SCORES // (batch * rows * key.shape[2]))
     query = jnp.pad(query, ((0, 0), (0, 0), (0, padding), (0, 0)))
     query = einops.rearrange(
         query, "B (groups K) (tiles N) D -> groups tiles B K N D", groups=groups, tiles=tiles

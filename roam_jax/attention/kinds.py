@@ -24,6 +24,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from roam_jax.attention import dense
+from roam_jax.attention.tiled import largest_divisor
 from roam_jax.canvas.plan import CellStack, EdgePlan
 from roam_jax.spelling import check_choice
 
@@ -271,7 +272,7 @@ def _by_tiles(
     batch, count, heads, _ = query.shape
     tiles = -(-count // TILE)
     rows = -(-count // tiles)
-    together = _divisor(batch * heads, most=PIECE_SCORES // (rows * keys))
+    together = largest_divisor(batch * heads, most=PIECE_SCORES // (rows * keys))
 
     def cut(cells, axis):
         """Pads and cuts queries into tiles, which come first."""
@@ -298,11 +299,6 @@ def _in_groups(cells: Heads, together: int) -> Float[Array, "groups heads N D"]:
     """Heads of all batch rows, some in each group."""
     cells = einops.rearrange(cells, "B N K D -> (B K) N D")
     return einops.rearrange(cells, "(groups heads) N D -> groups heads N D", heads=together)
-
-
-def _divisor(number: int, *, most: int) -> int:
-    """The largest divisor that is not above `most`; at least 1."""
-    return max(n for n in range(1, number + 1) if number % n == 0 and (n == 1 or n <= most))
 
 
 def _few_keys(query, key, value, cells: Array, present: Array) -> Heads:

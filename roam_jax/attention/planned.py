@@ -41,7 +41,8 @@ def planned_attention(
         implementation: one of `IMPLEMENTATIONS`; None = by the platform that JAX runs on.
 
     Raises:
-        ValueError: the plan is for sequences of other lengths, or there is no such implementation.
+        ValueError: the plan is for sequences of other lengths, there is no such implementation, or
+            the one that is named cannot run this plan.
     """
     cells = query.shape[1], key.shape[1]
     if cells != (plan.query_cells, plan.key_cells):
@@ -58,6 +59,8 @@ def planned_attention(
     if chosen == "splash":
         return splash_attention(query, key, value, plan.table)
     if chosen == "cudnn":
+        if plan.is_dense:
+            raise ValueError("implementation = 'cudnn': the plan is dense under a mask, no groups")
         return cudnn_attention(query, key, value, plan.stacks)
     if plan.is_dense:
         return dense.attention(query, key, value, table=plan.table)

@@ -51,11 +51,7 @@ def splash_attention(
             or the block is no multiple of 128.
     """
     cells = query.shape[1], key.shape[1]
-    if cells != (len(table.query_segments), table.cells):
-        raise ValueError(
-            f"topology table has {len(table.query_segments)} queries and {table.cells} keys, got "
-            f"{cells[0]} and {cells[1]}"
-        )
+    table.check_lengths(*cells)
     if block < LANES or block % LANES:
         raise ValueError(f"block = {block}: expected a multiple of {LANES}")
     weighted = np.isfinite(table.log_weight) & (table.log_weight != 0)

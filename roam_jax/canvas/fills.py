@@ -10,6 +10,8 @@ import functools
 
 import numpy as np
 
+from roam_jax.spelling import check_choice
+
 # Canvas frames of src, canvas frames of dst, shares of the edge's weight.
 FramePairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 # Interpolation beyond order 1 reads nothing where all shares together are below this: as far away
@@ -25,12 +27,13 @@ class TemporalFill(enum.StrEnum):
     INTERPOLATE = "interpolate"  # frames around it, weighted by inverse distance
 
 
-def require_causal_fill(fill: TemporalFill) -> None:
+def require_causal_fill(fill: TemporalFill | str) -> None:
     """Refuses the fill that looks ahead.
 
     Raises:
-        ValueError: it is `interpolate`.
+        ValueError: it is `interpolate`, or there is no such fill.
     """
+    check_choice("temporal_fill", fill, [f.value for f in TemporalFill])
     if fill == TemporalFill.INTERPOLATE:
         raise ValueError(
             f"temporal_fill {str(fill)!r} looks ahead: expected {TemporalFill.HOLD} or "

@@ -115,10 +115,7 @@ class CanvasLayout:
     t_current: int = 0
 
     def __post_init__(self):
-        specs = {
-            name: spec if isinstance(spec, RegionSpec) else RegionSpec(bounds=tuple(spec))
-            for name, spec in self.regions.items()
-        }
+        specs = {name: _spec(name, given) for name, given in self.regions.items()}
         object.__setattr__(self, "regions", specs)
         for name in ("T", "H", "W", "d_model"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
@@ -193,3 +190,13 @@ class CanvasLayout:
         spec = self.region_spec(name)
         frame, rest = divmod(real_t, spec.period)
         return frame if rest == 0 and 0 <= frame < spec.shape[0] else None
+
+
+def _spec(name: str, given: RegionSpec | tuple[int, ...]) -> RegionSpec:
+    """A region as it is declared, or from bounds alone."""
+    if isinstance(given, RegionSpec):
+        return given
+    try:
+        return RegionSpec(bounds=tuple(given))
+    except ValueError as error:
+        raise ValueError(f"region {name!r}: {error}") from error

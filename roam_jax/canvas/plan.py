@@ -145,7 +145,7 @@ class AttentionPlan:
     @functools.cached_property
     def _content(self) -> tuple:
         edges = tuple(
-            (edge.kind, edge.index, *(c.tobytes() for s in edge.stacks for c in _cells(s)))
+            (edge.kind, edge.index, *(x for s in edge.stacks for x in (s.size, *_bytes(s))))
             for edge in self.edges
         )
         return self.table, self.is_dense, edges, self.weights.tobytes(), self.orders
@@ -157,8 +157,8 @@ class AttentionPlan:
         return hash(self._content)
 
 
-def _cells(stack: CellStack) -> tuple[np.ndarray, ...]:
-    return stack.query_cells, stack.key_cells, stack.places
+def _bytes(stack: CellStack) -> tuple[bytes, ...]:
+    return tuple(x.tobytes() for x in (stack.query_cells, stack.key_cells, stack.places))
 
 
 def compile_plan(
@@ -179,7 +179,8 @@ def compile_plan(
 
     Raises:
         ValueError: an edge names an unknown region, is of a kind that cannot run, or has offsets
-            that match no frame of this layout (`CanvasTopology.matching` leaves such edges out).
+            that match no frame of this layout (`CanvasTopology.matching` leaves such edges out), or
+            there is no segment of a number.
     """
     for name in sorted(topology.regions):
         layout.region_spec(name)
@@ -191,7 +192,7 @@ def compile_plan(
         )
     softmax, others = _by_kind(layout, topology)
     whole, _ = CanvasTopology(tuple(softmax)).segment_table(layout)
-    cells = [_kept(whole.segments, chosen) for chosen in (queries, keys)]
+    cells = [_kept("queries", whole, queries), _kept("keys", whole, keys)]
     same = queries is None and keys is None
     table = SegmentTable(cells[1], whole.log_weight, None if same else cells[0])
     weights = np.zeros((1 + len(others), len(whole.log_weight)))
@@ -230,9 +231,15 @@ def _by_kind(
     return softmax, others
 
 
-def _kept(segments: np.ndarray, chosen: Sequence[int] | None) -> np.ndarray:
-    """Segments of the cells that are kept."""
-    return segments if chosen is None else segments[np.isin(segments, list(chosen))]
+def _kept(name: str, whole: SegmentTable, chosen: Sequence[int] | None) -> np.ndarray:
+    """Segments of the cells that are kept; a number that no segment has is refused."""
+    if chosen is None:
+        return whole.segments
+    count = len(whole.log_weight)
+    for number in chosen:
+        if not 0 <= number < count:
+            raise ValueError(f"{name}: no segment {number}: the layout has {count} segments")
+    return whole.segments[np.isin(whole.segments, list(chosen))]
 
 
 def _readers(edge: Connection, layout: CanvasLayout) -> np.ndarray:

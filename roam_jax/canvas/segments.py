@@ -60,6 +60,18 @@ class SegmentTable:
         )
         return int(queries @ np.isfinite(self.log_weight) @ keys)
 
+    def check_lengths(self, queries: int, keys: int) -> None:
+        """Refuses sequences of other lengths.
+
+        Raises:
+            ValueError: the table is not for so many queries and keys.
+        """
+        if (queries, keys) != (len(self.query_segments), self.cells):
+            raise ValueError(
+                f"topology table has {len(self.query_segments)} queries and {self.cells} keys, got "
+                f"{queries} and {keys}"
+            )
+
     def mask(self) -> np.ndarray:
         """Allowed pairs as a boolean (N, M) array; for tests and small canvases only."""
         return np.isfinite(self.log_weight)[self.query_segments[:, None], self.segments[None, :]]

@@ -123,11 +123,15 @@ def _numbers(mask: np.ndarray) -> tuple[int, ...]:
 
 def _wanted_segments(layout: CanvasLayout, wanted: Sequence[Wanted]) -> np.ndarray:
     """(segments,) bool, which are wanted."""
+    if isinstance(wanted, str):
+        raise ValueError(f"wanted {wanted!r}: expected a list of regions, or of frames of them")
     keys: set[tuple[str, int]] = set()
     for want in wanted:
         name, frames = (want, None) if isinstance(want, str) else want
         known = layout.region_spec(name).frames
         frames = known if frames is None else frames
+        if isinstance(frames, int):
+            raise ValueError(f"wanted: region {name!r}: {frames}: expected a list of canvas frames")
         if not len(frames):
             raise ValueError(f"wanted: no canvas frames of region {name!r}: expected at least one")
         for t in frames:

@@ -20,7 +20,7 @@ def causal(
     *,
     regions: Sequence[str] | None = None,
     window: int | None = None,
-    temporal_fill: TemporalFill = TemporalFill.HOLD,
+    temporal_fill: TemporalFill | str = TemporalFill.HOLD,
 ) -> CanvasTopology:
     """Nothing sees the future: a cell reads all regions at its own time and before.
 
@@ -37,7 +37,7 @@ def causal(
 
     Raises:
         ValueError: a region is unknown or named twice, the window is negative, or the fill is
-            `interpolate`, which looks ahead.
+            `interpolate`, which looks ahead, or there is no such fill.
     """
     require_causal_fill(temporal_fill)
     names = chosen_regions(layout, regions)
@@ -82,8 +82,10 @@ def chosen_regions(layout: CanvasLayout, regions: Sequence[str] | None) -> list[
     """The regions that take part, None = all.
 
     Raises:
-        ValueError: one is unknown or named twice, or there is none.
+        ValueError: one is unknown or named twice, there is none, or it is no list.
     """
+    if isinstance(regions, str):
+        raise ValueError(f"regions {regions!r}: expected a list of names")
     names = list(layout.regions) if regions is None else list(regions)
     for number, name in enumerate(names):
         layout.region_spec(name)

@@ -134,12 +134,12 @@ class CanvasTopology:
 
     @classmethod
     def causal_temporal(
-        cls, regions: list[str], *, temporal_fill: TemporalFill = TemporalFill.HOLD
+        cls, regions: list[str], *, temporal_fill: TemporalFill | str = TemporalFill.HOLD
     ) -> CanvasTopology:
         """Every region reads itself at the same frame and all regions at the frame before.
 
         Raises:
-            ValueError: the fill is `interpolate`, which looks ahead.
+            ValueError: the fill is `interpolate`, which looks ahead, or there is no such fill.
         """
         require_causal_fill(temporal_fill)
         same = [Connection(r, r, t_src=0, t_dst=0, temporal_fill=temporal_fill) for r in regions]

@@ -35,6 +35,7 @@ _STREAMS = (
     ("observed_proprio", "future_proprio"),
     ("observed_reward", "future_reward"),
 )
+_VECTORS = {name for stream in _STREAMS[1:] for name in stream}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +47,10 @@ class TopologyOptions:
         backbone: own: text and visual attend to each other densely, as the backbone was trained;
             declared: as the kind has it.
         backbone_reads_new: weight of the kind's edges by which text and visual read new regions.
-        window: latent frames that `causal` looks back (0 = all) and `local_window` looks both ways.
+        window: latent frames that `causal` looks back (0 = all), and that `local_window` and
+            `local_plus_sparse_global` look both ways.
         links: far segments of each segment, for `local_plus_sparse_global`.
-        matches: kind whose number of pairs `random_matched` takes.
+        matches: kind whose number of pairs `random_matched` takes; neither itself nor `schema`.
         temporal_fill: what a slower region gives between its frames, in `causal` and
             `causal_temporal`.
         schema: path of a schema file with the topology, for the kind `schema`.
@@ -72,7 +74,7 @@ class TopologyOptions:
         check_choice("topology.kind", self.kind, KINDS)
         check_choice("topology.backbone", self.backbone, BACKBONES)
         check_choice("topology.temporal_fill", self.temporal_fill, [f.value for f in TemporalFill])
-        matched = [kind for kind in KINDS if kind != "random_matched"]
+        matched = [kind for kind in KINDS if kind not in ("random_matched", "schema")]
         check_choice("topology.matches", self.matches, matched)
         if not 0 <= self.backbone_reads_new < math.inf:
             raise ValueError(
@@ -183,7 +185,7 @@ def _cortical_hierarchy(layout: CanvasLayout, options: TopologyOptions) -> Canva
     thought = _thought(layout, "cortical_hierarchy")
     seen, vectors = [], []
     for stream in _streams(layout):
-        (vectors if stream[0] in {n for s in _STREAMS[1:] for n in s} else seen).extend(stream)
+        (vectors if stream[0] in _VECTORS else seen).extend(stream)
     levels = [level for level in (tuple(vectors), tuple(seen)) if level]
     return topologies.cortical_hierarchy(layout, levels=[*levels, (thought,)])
 
@@ -194,12 +196,15 @@ def _thalamic_relay(layout: CanvasLayout, options: TopologyOptions) -> CanvasTop
 
 
 def _multi_agent(layout: CanvasLayout, options: TopologyOptions) -> CanvasTopology:
-    """Each view is an agent, the robot's body another, whose predictions read every view."""
-    views = {stream[-1]: stream for stream in _streams(layout) if stream[0] in BACKBONE_REGIONS}
-    views |= {name: regions for name, regions in camera_regions(layout).items()}
-    views |= {GOAL: (GOAL,)} if GOAL in layout.regions else {}
+    """Each view is an agent, text with the first; all other regions are one that reads them all."""
+    views = {stream[0]: stream for stream in _streams(layout) if stream[0] not in _VECTORS}
     seen = {name for regions in views.values() for name in regions}
     body = tuple(name for name in layout.regions if name not in seen)
+    if not body:
+        raise ValueError(
+            "topology.kind = 'multi_agent' needs a body beside text and views: expected actions, "
+            "robot state, reward or thought cells on the canvas"
+        )
     channels = [(mine, theirs) for mine in body for theirs in layout.regions if theirs in seen]
     return topologies.multi_agent(layout, agents={"body": body, **views}, channels=channels)
 

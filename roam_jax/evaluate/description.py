@@ -82,13 +82,16 @@ def _canvas(model: GraftModel) -> dict[str, Any]:
 
 
 def _wanted(model: GraftModel) -> dict[str, tuple[str, ...]]:
-    """Regions that training and action-only inference want; nothing where neither is sliced."""
+    """Regions that training and action-only inference want, of those that are sliced."""
     config, layout = model.module.graft_config, model.module.layout
     if config.taps(model.module.config.num_layers):
         return {}
     outputs = config.outputs(layout)
-    learned = [region for name in model.wanted or outputs for region in outputs[name]]
-    return {"training": tuple(dict.fromkeys(learned)), "actions alone": outputs["actions"]}
+    found = {"actions alone": outputs["actions"]}
+    if model.wanted is None:  # then the loss computes every cell
+        return found
+    learned = [region for name in model.wanted for region in outputs[name]]
+    return {"training": tuple(dict.fromkeys(learned)), **found}
 
 
 def _costs(sketch: Sketch, stored: Stored) -> dict[str, Any]:

@@ -71,21 +71,18 @@ def _tiles(stack: TileStack) -> str:
 def _stack_shares(stack: TileStack, rows: CellAxis, columns: CellAxis) -> tuple[Shares, Shares]:
     """Shares of each pixel's pairs that are used, and that are computed."""
     queries, used, computed = [], [], []
-    offsets = np.concatenate([np.arange(length) for length in stack.query_lengths])
-    for group in range(len(stack.skipped)):
-        starts = np.repeat(stack.query_starts[group], stack.query_lengths, axis=1)
-        queries.append(rows.shares((starts + offsets).ravel()))
-        cells = np.concatenate(
-            [
-                start + np.arange(length)
-                for start, length in zip(stack.key_starts[group], stack.key_lengths, strict=True)
-            ]
-        )
-        computed.append(columns.shares(cells))
-        if stack.log_weight is not None:
-            cells = cells[np.isfinite(stack.log_weight[group])]
-        used.append(columns.shares(cells))
-    return tuple(np.stack(queries, axis=1) @ np.stack(keys) for keys in (used, computed))
+    for group, (cells, keys) in enumerate(zip(stack.query_cells, stack.key_cells, strict=True)):
+        classes = np.zeros(len(cells), int)
+        if stack.classes is not None:
+            classes = stack.classes[group].ravel()
+        for number in np.unique(classes):
+            queries.append(rows.shares(cells[classes == number]))
+            computed.append(columns.shares(keys))
+            read = keys
+            if stack.log_weight is not None:
+                read = keys[np.isfinite(stack.log_weight[group, number])]
+            used.append(columns.shares(read))
+    return tuple(np.stack(queries, axis=1) @ np.stack(found) for found in (used, computed))
 
 
 def _edge_shares(edge: EdgePlan, rows: CellAxis, columns: CellAxis) -> Shares:

@@ -136,6 +136,18 @@ def test_huge_key_sets_are_taken_in_chunks(monkeypatch):
     check(compile_plan(CANVAS, hub))
 
 
+def test_chunks_without_a_key_leave_low_scores_to_others(monkeypatch):
+    """Every score is -800: as a peak of 0 would, exp(-800) is 0 in float32."""
+    monkeypatch.setattr(plans, "MASKED_COST", 1e9)
+    monkeypatch.setattr(tiled, "KEY_CHUNK", 7)
+    layout = CanvasLayout(4, 2, 4, 8, {"a": (0, 4, 0, 2, 0, 4)})
+    plan = compile_plan(layout, CanvasTopology.causal_temporal(["a"]))
+    query, key = (jnp.full((1, 32, 1, 4), x) for x in (-20.0, 20.0))
+    value = jax.random.normal(jax.random.key(0), (1, 32, 1, 4))
+    mean = weights(plan.table) @ value[0, :, 0] / weights(plan.table).sum(axis=1, keepdims=True)
+    close(planned_attention(query, key, value, plan)[0, :, 0], mean, 2e-6)
+
+
 def test_no_array_grows_with_the_square_of_the_cells():
     layout = CanvasLayout(16, 16, 16, 64, {"a": (0, 16, 0, 8, 0, 16), "b": (0, 16, 8, 16, 0, 16)})
     sizes = {}

@@ -71,6 +71,14 @@ def test_cudnn_takes_plain_groups_alone():
         planned_attention(*heads(plan, jnp.bfloat16), plan, implementation="cudnn")
 
 
+def test_cudnn_takes_no_plan_that_is_dense_under_a_mask(monkeypatch):
+    monkeypatch.setattr("roam_jax.canvas.plan.MASKED_COST", 0)
+    plan = compile_plan(LAYOUT, PLAIN)
+    assert plan.is_dense
+    with pytest.raises(ValueError, match="'cudnn': the plan is dense under a mask"):
+        planned_attention(*heads(plan, jnp.bfloat16), plan, implementation="cudnn")
+
+
 def test_the_kernel_lowers_for_a_gpu_that_is_not_there():
     plan = compile_plan(LAYOUT, WEIGHTED)
 

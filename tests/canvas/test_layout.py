@@ -46,7 +46,7 @@ def test_real_and_canvas_frames_with_a_period():
     [
         ({"a": (0, 2, 0, 2, 0, 2), "b": (1, 2, 1, 2, 1, 2)}, "'a' and 'b' overlap"),
         ({"a": (0, 4, 0, 1, 0, 1)}, "'a' .* leaves the canvas"),
-        ({"a": (0, 0, 0, 1, 0, 1)}, "low < high"),
+        ({"a": (0, 0, 0, 1, 0, 1)}, "region 'a': bounds .*: expected 0 <= low < high"),
         ({"a": RegionSpec((0, 1, 0, 1, 0, 4), length=4), "b": (0, 1, 0, 1, 3, 5)}, "overlap"),
     ],
 )

@@ -110,6 +110,18 @@ def test_equal_plans_are_equal_and_hash_alike():
     assert compile_plan(layout, topologies[0], queries=(0, 1), keys=(0, 1)) != one
 
 
+def test_plans_of_parts_of_larger_groups_are_others():
+    """Local attention scales key places by all queries of a group, also those that are left out."""
+    plans = []
+    topology = CanvasTopology((Connection("a", "b", fn="local_attention"),))
+    for length in (6, 8):
+        regions = {"a": RegionSpec((0, 2, 0, 1, 0, 4), length=length), "b": (0, 1, 1, 2, 0, 4)}
+        layout = CanvasLayout(2, 2, 4, 8, regions)
+        plans.append(compile_plan(layout, topology, queries=(0,), keys=(2,)))
+    assert [plan.edges[0].stacks[0].size for plan in plans] == [6, 8]
+    assert plans[0] != plans[1]
+
+
 def test_slices_keep_cells_in_sequence_order():
     layout = video(3, 1, 2)
     chain = CanvasTopology.causal_temporal(["r0", "r1"])
@@ -154,3 +166,5 @@ def test_bad_input_is_refused_by_name():
         Connection("r0", "r1", fn="cros_attention"),
     )
     refused("r0 -> r1.*match no frame", Connection("r0", "r1", t_src=0, t_dst=-9))
+    with pytest.raises(ValueError, match="keys: no segment 8: the layout has 8 segments"):
+        compile_plan(layout, CanvasTopology.dense(["r0", "r1"]), queries=(0,), keys=(0, 8))

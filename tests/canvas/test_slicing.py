@@ -137,8 +137,11 @@ LAYOUT = CanvasLayout(
             [("video", [1, 3])],
             "wanted: region 'video' has no tokens in canvas frame 3: expected 0..2",
         ),
+        ("video", "wanted 'video': expected a list of regions"),
+        ([("video", 1)], "wanted: region 'video': 1: expected a list of canvas frames"),
     ],
 )
+@pytest.mark.usefixtures("no_annotation_checks")
 def test_a_slice_that_wants_what_is_not_there_is_refused(wanted, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         slice_canvas(CanvasTopology.dense(["video"]), LAYOUT, wanted, applications=1)

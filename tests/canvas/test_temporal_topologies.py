@@ -92,7 +92,12 @@ LAYOUT = CanvasLayout(2, 1, 1, d_model=4, regions={"video": (0, 2, 0, 1, 0, 1)})
             lambda: causal(LAYOUT, temporal_fill=TemporalFill.INTERPOLATE),
             "temporal_fill 'interpolate' looks ahead: expected hold or drop",
         ),
+        (
+            lambda: causal(LAYOUT, temporal_fill="hld"),
+            "temporal_fill = 'hld': expected one of drop, hold, interpolate; did you mean 'hold'",
+        ),
         (lambda: causal(LAYOUT, window=-1), "window -1: expected at least 0"),
+        (lambda: causal(LAYOUT, regions="video"), "regions 'video': expected a list of names"),
         (lambda: causal(LAYOUT, regions=[]), "no regions: expected at least one"),
         (
             lambda: causal(LAYOUT, regions=["vidoe"]),

@@ -121,6 +121,8 @@ def test_causal_temporal_does_not_look_ahead():
     message = "temporal_fill 'interpolate' looks ahead: expected hold or drop"
     with pytest.raises(ValueError, match=message):
         CanvasTopology.causal_temporal(["a"], temporal_fill=TemporalFill.INTERPOLATE)
+    with pytest.raises(ValueError, match="temporal_fill = 'hld': .*; did you mean 'hold'"):
+        CanvasTopology.causal_temporal(["a"], temporal_fill="hld")
 
 
 @settings(max_examples=50, deadline=None)

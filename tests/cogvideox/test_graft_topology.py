@@ -127,7 +127,8 @@ def test_bad_options_are_refused_by_key():
     refused("topology.schema = 'x.json'", schema="x.json")
     refused("looks ahead|interpolate", kind="causal", temporal_fill="interpolate")
     refused("kind 'gated'.*softmax attention alone", kind="thalamic_relay", backbone_reads_new=0.1)
-    refused("topology.matches = 'random_matched'", kind="random_matched", matches="random_matched")
+    for matches in ("random_matched", "schema"):
+        refused(f"topology.matches = '{matches}'", kind="random_matched", matches=matches)
 
 
 def test_a_kind_without_its_thought_cells_is_refused():
@@ -135,3 +136,15 @@ def test_a_kind_without_its_thought_cells_is_refused():
     for kind in ("hub_spoke", "central_thought", "cortical_hierarchy", "thalamic_relay"):
         with pytest.raises(ValueError, match=f"{kind}.*canvas.thought_cells > 0"):
             make_topology(layout, TopologyOptions(kind))
+
+
+def test_agents_are_the_views_and_a_body_whatever_the_cameras_names():
+    views = {"cameras": ("body", "text"), "camera_weight": 1.0}
+    layout = make_graft(regions=views).layout
+    made = make_topology(layout, TopologyOptions("multi_agent")).connections
+    read = {src: {edge.dst for edge in made if edge.src == src} for src in layout.regions}
+    assert read["future_action"] == set(layout.regions)
+    assert read["future_body"] == read["observed_body"] == {"observed_body", "future_body"}
+    with pytest.raises(ValueError, match="multi_agent.*needs a body"):
+        layout = make_graft(decoder="pooled", regions={"cameras": ("wrist",)}).layout
+        make_topology(layout, TopologyOptions("multi_agent"))
