@@ -1,4 +1,4 @@
-"""A cortical hierarchy: vectors below, pictures and text above them, slow thought on top.
+"""A cortical hierarchy: pictures and text below, vectors above them, slow thought on top.
 
     python train.py --config configs/topology/cortical_hierarchy.py --workdir runs/topology \\
         --config.backbone.path=CONVERTED_2B --config.data.root=BRIDGE \\

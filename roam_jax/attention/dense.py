@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from roam_jax.attention.grouped_cudnn import attend_groups, unsupported
-from roam_jax.attention.tiled import largest_divisor, tiled_attention
+from roam_jax.attention.heads import largest_divisor
+from roam_jax.attention.tiled import tiled_attention
 from roam_jax.canvas.segments import SegmentTable
 from roam_jax.canvas.tiles import whole
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from roam_jax.attention import dense
-from roam_jax.attention.block_sparse import block_sparse_attention
+from roam_jax.attention.block_sparse import DTYPES, block_sparse_attention
 from roam_jax.attention.grouped_cudnn import cudnn_attention, unsupported
 from roam_jax.attention.splash import splash_attention
 from roam_jax.attention.tiled import tiled_attention
@@ -80,7 +80,10 @@ def best_implementation(
         stacks = plan.stacks or ()
         plain = 0 < len(stacks) <= MOST_CALLS and all(s.log_weight is None for s in stacks)
         fits = unsupported(query[None], key[None], value[None]) is None
-        return "cudnn" if plain and fits else "triton"
+        if plain and fits:
+            return "cudnn"
+        one_dtype = len({x.dtype for x in (query, key, value)}) == 1
+        return "triton" if one_dtype and query.dtype in DTYPES else "tiles"
     if platform == "tpu":
         weight = plan.table.log_weight
         return "splash" if not weight[np.isfinite(weight)].any() else "tiles"

@@ -25,14 +25,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from roam_jax.canvas import tiles
 from roam_jax.canvas.tiles import TileStack
-
-# Most scores of a tile with all its heads.
-PIECE_SCORES = 3 << 20
-# Most windows of all groups that run at once; each is code of its own.
-MOST_WINDOWS = 16
-# Keys that one softmax takes at once; of more the pieces are put together.
-KEY_CHUNK = 8192
 
 
 def tiled_attention(
@@ -183,7 +177,7 @@ def _product(equation: str, left: Array, right: Array) -> Array:
 
 def _chunks(keys: int) -> list[slice]:
     """Equal parts of the keys."""
-    bounds = np.linspace(0, keys, -(-keys // KEY_CHUNK) + 1).round().astype(int).tolist()
+    bounds = np.linspace(0, keys, -(-keys // tiles.KEY_CHUNK) + 1).round().astype(int).tolist()
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
@@ -247,28 +241,23 @@ def _by_window(
 
 
 def _over_stacks(run: Callable, carry: tuple[Array, ...], stacks: Sequence[TileStack]) -> tuple:
-    """The carry after all stacks, for as many heads at once as the scores of a tile allow.
+    """The carry after all stacks, for as many heads and groups at once as a stack says.
 
     `run(stack, reader, carry, place)` gets what `_places` makes, without its first axis.
     """
     heads = carry[0].shape[0]
     for stack in stacks:
-        together = largest_divisor(heads, most=PIECE_SCORES // (stack.rows * stack.keys))
+        some, groups = stack.together(heads)
 
-        def some_heads(carry, first, stack=stack, together=together):
-            body = functools.partial(run, stack, _Reader(first, together))
-            return _over_groups(body, carry, stack, heads=together), None
+        def some_heads(carry, first, stack=stack, some=some, groups=groups):
+            body = functools.partial(run, stack, _Reader(first, some))
+            return _over_groups(body, carry, stack, together=groups), None
 
-        if together == heads:
+        if some == heads:
             carry, _ = some_heads(carry, 0)
         else:
-            carry, _ = lax.scan(some_heads, carry, jnp.arange(0, heads, together))
+            carry, _ = lax.scan(some_heads, carry, jnp.arange(0, heads, some))
     return carry
-
-
-def largest_divisor(number: int, *, most: int) -> int:
-    """The largest divisor that is not above `most`; at least 1."""
-    return max(n for n in range(1, number + 1) if number % n == 0 and (n == 1 or n <= most))
 
 
 def _scan(body: Callable, carry: Any, places: Any) -> Any:
@@ -278,12 +267,9 @@ def _scan(body: Callable, carry: Any, places: Any) -> Any:
     return lax.scan(body, carry, places)[0]
 
 
-def _over_groups(body: Callable, carry: Any, stack: TileStack, *, heads: int) -> Any:
-    """The carry after all groups, as many at once as their scores and windows allow."""
+def _over_groups(body: Callable, carry: Any, stack: TileStack, *, together: int) -> Any:
+    """The carry after all groups, so many at once; the last ones may be fewer."""
     count = len(stack.key_starts)
-    windows = len(stack.query_lengths) + len(stack.key_lengths)
-    fitting = PIECE_SCORES // (heads * stack.rows * stack.keys)
-    together = min(count, max(1, min(fitting, MOST_WINDOWS // windows)))
     even = count - count % together
     for first, last, size in ((0, even, together), (even, count, count - even)):
         if last > first:

@@ -84,6 +84,7 @@ def multi_agent(
     chosen_regions(layout, [name for names in agents.values() for name in names])
     owner = {name: agent for agent, names in agents.items() for name in names}
     edges = [Connection(s, d) for names in agents.values() for s in names for d in names]
+    channels = [_pair(channel) for channel in channels]
     for number, channel in enumerate(channels):
         for name in channel:
             layout.region_spec(name)
@@ -98,6 +99,12 @@ def multi_agent(
             raise ValueError(f"channel {channel} is given twice")
         edges.append(Connection(reader, read))
     return CanvasTopology(tuple(edges))
+
+
+def _pair(channel: Sequence[str]) -> tuple[str, str]:
+    if isinstance(channel, str) or len(channel) != 2:
+        raise ValueError(f"channel {channel!r}: expected (region that reads, region that is read)")
+    return tuple(channel)
 
 
 def _by_name(layout: CanvasLayout) -> dict[str, list[str]]:

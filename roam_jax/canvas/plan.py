@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from roam_jax.canvas.kinds import NONE_KIND, SOFTMAX_KINDS, check_kind
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.segments import SegmentTable
 from roam_jax.canvas.temporal_topologies import real_frames
-from roam_jax.canvas.tiles import TileStack, tile_stacks
+from roam_jax.canvas.tiles import KEY_CHUNK, TileStack, tile_stacks
 from roam_jax.canvas.topology import CanvasTopology, Connection, empty_edges, frame_weights
 
 # Time of a score under a gathered mask, in scores without one, and the rows of its tiles.
@@ -136,11 +137,20 @@ class AttentionPlan:
         return 4 * batch * heads * width * self.scores
 
     def score_bytes(self, *, heads: int, batch: int = 1) -> int:
-        """Of the float32 scores that exist at once, at most."""
-        tiles = [heads * batch * s.rows * s.keys for s in self.stacks or ()]
+        """Of the float32 scores that one step of the loops computes, at most.
+
+        Args:
+            heads: number of heads.
+            batch: batch size.
+        """
+        heads *= batch
         if self.stacks is None:
-            tiles = [heads * batch * min(self.query_cells, DENSE_ROWS) * self.key_cells]
-        return 4 * max(tiles, default=0)
+            return 4 * heads * min(self.query_cells, DENSE_ROWS) * self.key_cells
+        steps = [
+            math.prod(stack.together(heads)) * stack.rows * min(stack.keys, KEY_CHUNK)
+            for stack in self.stacks
+        ]
+        return 4 * max(steps, default=0)
 
     @functools.cached_property
     def _content(self) -> tuple:

@@ -28,9 +28,15 @@ from roam_jax.canvas.groups import (
 )
 from roam_jax.canvas.segments import SegmentTable
 
+# Most scores of a tile with all heads and groups that run together, and most keys that one softmax
+# takes; of more the pieces are put together.
+PIECE_SCORES, KEY_CHUNK = 3 << 20, 8192
+# Most windows of all groups that run together; each is code of its own.
+WINDOWS_TOGETHER = 16
 # More windows of a group, shapes of windows for one shape of tiles, and loops in all, than anybody
-# would compile.
+# would compile; what a loop is said to cost until there are few enough.
 MOST_WINDOWS, MOST_SHAPES, MOST_STACKS = 192, 8, 24
+LOOP_COSTS = (STACK_COST, 16 * STACK_COST, 256 * STACK_COST)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,6 +91,15 @@ class TileStack:
     def scores(self) -> int:
         """Scores that one head computes."""
         return self.tiles * self.rows * self.keys
+
+    def together(self, heads: int) -> tuple[int, int]:
+        """How many heads, a divisor of their number, and how many groups run at once."""
+        scores = self.rows * self.keys
+        fitting = max(1, PIECE_SCORES // scores)
+        some = max(n for n in range(1, min(heads, fitting) + 1) if heads % n == 0)
+        windows = len(self.query_lengths) + len(self.key_lengths)
+        groups = min(fitting // some, WINDOWS_TOGETHER // windows, len(self.key_starts))
+        return some, max(1, groups)
 
     @property
     def cost(self) -> int:
@@ -160,7 +175,8 @@ def _windows(group: Group, runs: list[Run], *, joined: bool) -> list[Run]:
 def _series(group: Group, runs: list[Run], windows: list[Run]) -> list[_Series]:
     """A group's queries as tiles: all in one, or long runs cut equally and short ones together."""
     keys = sum(length for _, length in windows)
-    most = min(ROWS, max(SMALL_ROWS, TILE_SCORES // keys))
+    # A power of two, so that tiles over more and more keys have few shapes.
+    most = min(ROWS, max(SMALL_ROWS, 1 << (TILE_SCORES // keys).bit_length() - 1))
     small = list(group.queries)
     found = []
     if group.rows > most or len(small) > MOST_WINDOWS:
@@ -213,16 +229,19 @@ def _stacked(
             shape = series.lengths, len(series.starts)
             lengths = tuple(length for _, length in windows)
             shapes.setdefault(shape, {}).setdefault(lengths, []).append(series)
-    stacks = [
-        _stack(members, windows, runs, cells)
-        for by_windows in shapes.values()
-        for windows, members in _merged(by_windows).items()
-    ]
-    return tuple(stacks) if len(stacks) <= MOST_STACKS else None
+    for loop_cost in LOOP_COSTS:
+        merged = [
+            (members, windows)
+            for by_windows in shapes.values()
+            for windows, members in _merged(by_windows, loop_cost=loop_cost).items()
+        ]
+        if len(merged) <= MOST_STACKS:
+            return tuple(_stack(members, windows, runs, cells) for members, windows in merged)
+    return None
 
 
 def _merged(
-    stacks: dict[tuple[int, ...], list[_Series]],
+    stacks: dict[tuple[int, ...], list[_Series]], *, loop_cost: int
 ) -> dict[tuple[int, ...], list[_Series]]:
     """Key windows -> tiles, with windows widened to the longest of several while that pays."""
     stacks = dict(stacks)
@@ -232,7 +251,7 @@ def _merged(
         exact = all(windows == tuple(length for _, length in s.windows) for s in members)
         hidden = not exact or any(series.group.hides() for series in members)
         rows = sum(members[0].lengths)
-        return tiles * tile_cost(rows, sum(windows), hidden=hidden) + STACK_COST
+        return tiles * tile_cost(rows, sum(windows), hidden=hidden) + loop_cost
 
     while len(stacks) > 1:
         # Neighbours by length alone: of all pairs these waste least, and there may be hundreds.

@@ -128,6 +128,8 @@ def _checked_streams(
     layout: CanvasLayout, streams: Sequence[Stream], *, beside: Sequence[str]
 ) -> list[list[str]]:
     """Streams as groups of regions; none may share a region with another or with `beside`."""
+    if isinstance(streams, str):
+        raise ValueError(f"streams {streams!r}: expected a list of regions and groups of regions")
     groups = [[stream] if isinstance(stream, str) else list(stream) for stream in streams]
     if not groups or not all(groups):
         raise ValueError(f"streams {list(streams)}: expected at least one, each with a region")

@@ -181,12 +181,15 @@ def _central_thought(layout: CanvasLayout, options: TopologyOptions) -> CanvasTo
 
 
 def _cortical_hierarchy(layout: CanvasLayout, options: TopologyOptions) -> CanvasTopology:
-    """Actions, state and reward below; text, video, cameras and goal; thought above."""
+    """Text, video, cameras and goal below; actions, state and reward; thought above.
+
+    So what is learned reads the level below and the one above, though the backbone reads neither.
+    """
     thought = _thought(layout, "cortical_hierarchy")
     seen, vectors = [], []
     for stream in _streams(layout):
         (vectors if stream[0] in _VECTORS else seen).extend(stream)
-    levels = [level for level in (tuple(vectors), tuple(seen)) if level]
+    levels = [level for level in (tuple(seen), tuple(vectors)) if level]
     return topologies.cortical_hierarchy(layout, levels=[*levels, (thought,)])
 
 

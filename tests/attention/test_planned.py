@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roam_jax.attention import tiled
 from roam_jax.attention.planned import planned_attention
 from roam_jax.canvas import plan as plans
 from roam_jax.canvas import tiles
@@ -89,8 +88,8 @@ def small_tiles():
         patch.setattr(tiles, "ROWS", 4)
         patch.setattr(tiles, "SMALL_ROWS", 2)
         patch.setattr(tiles, "STACK_COST", 10)
-        patch.setattr(tiled, "PIECE_SCORES", 60)
-        patch.setattr(tiled, "KEY_CHUNK", 7)
+        patch.setattr(tiles, "PIECE_SCORES", 60)
+        patch.setattr(tiles, "KEY_CHUNK", 7)
         yield
 
 
@@ -131,7 +130,7 @@ def test_slices_equal_rows_of_the_whole(keys):
 def test_huge_key_sets_are_taken_in_chunks(monkeypatch):
     """A region that reads everything: an online softmax over chunks of its keys."""
     monkeypatch.setattr(plans, "MASKED_COST", 1e9)
-    monkeypatch.setattr(tiled, "KEY_CHUNK", 100)
+    monkeypatch.setattr(tiles, "KEY_CHUNK", 100)
     hub = CanvasTopology.hub_spoke("action", ["text", "video"])
     check(compile_plan(CANVAS, hub))
 
@@ -139,7 +138,7 @@ def test_huge_key_sets_are_taken_in_chunks(monkeypatch):
 def test_chunks_without_a_key_leave_low_scores_to_others(monkeypatch):
     """Every score is -800: as a peak of 0 would, exp(-800) is 0 in float32."""
     monkeypatch.setattr(plans, "MASKED_COST", 1e9)
-    monkeypatch.setattr(tiled, "KEY_CHUNK", 7)
+    monkeypatch.setattr(tiles, "KEY_CHUNK", 7)
     layout = CanvasLayout(4, 2, 4, 8, {"a": (0, 4, 0, 2, 0, 4)})
     plan = compile_plan(layout, CanvasTopology.causal_temporal(["a"]))
     query, key = (jnp.full((1, 32, 1, 4), x) for x in (-20.0, 20.0))

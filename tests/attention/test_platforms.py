@@ -30,6 +30,7 @@ def heads(plan, dtype=jnp.float32, width=32):
         (PLAIN, jnp.bfloat16, "gpu", "cudnn"),
         (PLAIN, jnp.float32, "gpu", "triton"),
         (WEIGHTED, jnp.bfloat16, "gpu", "triton"),
+        (PLAIN, jnp.float8_e4m3fn, "gpu", "tiles"),
         (PLAIN, jnp.bfloat16, "tpu", "splash"),
         (WEIGHTED, jnp.bfloat16, "tpu", "tiles"),
     ],

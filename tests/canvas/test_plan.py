@@ -8,6 +8,7 @@ import pytest
 
 from roam_jax.canvas.layout import CanvasLayout, RegionSpec
 from roam_jax.canvas.plan import compile_plan
+from roam_jax.canvas.temporal_topologies import causal
 from roam_jax.canvas.topology import CanvasTopology, Connection
 
 
@@ -65,6 +66,14 @@ def test_scores_are_those_that_the_topology_allows():
     assert plan.pairs == 2 * 256**2 * (1 + 15 * 3)
     assert plan.pairs <= plan.scores < 1.05 * plan.pairs
     assert plan.flops(heads=8, width=32, batch=3) == 4 * 3 * 8 * 32 * plan.scores
+
+
+def test_all_the_past_of_a_full_size_canvas_is_planned():
+    """Every frame has keys of its own, and regions of very unequal sizes."""
+    layout = robot()
+    plan = compile_plan(layout, causal(layout))
+    assert not plan.is_dense
+    assert plan.scores < 1.2 * plan.pairs
 
 
 def test_small_groups_are_put_together():

@@ -56,11 +56,9 @@ def test_the_tiny_config(weights, tmp_path, capsys):
     assert any("attention, 2 heads x 16, a window: " in line for line in lines)
     slices = report["topology"]["slices"]
     assert slices["applications"] == 2 * 2
-    assert [row["regions"] for row in slices["wanted"]] == [
-        ["visual", "future_action"], ["future_action"],
-    ]  # fmt: skip
     # All is needed before the last application, and then the four future actions alone.
-    acting = slices["wanted"][1]
+    (acting,) = slices["wanted"]
+    assert (acting["name"], acting["regions"]) == ("actions alone", ["future_action"])
     assert acting["cell_share"] == (3 * 57 + 4) / (4 * 57)
     for name in ("canvas.png", "topology.png", "mask.png", "plan.png", "slice.png"):
         assert (tmp_path / "out" / name).read_bytes()[:4] == b"\x89PNG"
@@ -97,6 +95,13 @@ def test_a_decoder_that_reads_blocks_leaves_nothing_out(weights, capsys):
     arguments = [f"--config.backbone.path={weights}", "--config.decoder.kind=cross_attention"]
     lines = describe(capsys, "--config", TINY, "--config.loop.rounds=1", *arguments)
     assert any(line.startswith("nothing is left out") for line in lines)
+
+
+def test_a_loss_on_actions_alone_is_said_to_be_sliced(weights, capsys):
+    arguments = [f"--config.backbone.path={weights}", "--config.canvas.visual_weight=0"]
+    lines = describe(capsys, "--config", TINY, "--config.loop.rounds=1", *arguments)
+    rows = [line.split("  ")[1] for line in lines if line.endswith("of the pairs")]
+    assert rows == ["training (future_action)", "actions alone (future_action)"]
 
 
 @pytest.mark.parametrize(

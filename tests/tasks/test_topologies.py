@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from roam_jax.canvas.plan import compile_plan
+from roam_jax.canvas.reach import reachable
 from roam_jax.cli.arguments import load_config
 from roam_jax.evaluate.parameters import stored_parameters
 from roam_jax.tasks.build import build
@@ -33,6 +34,9 @@ def test_every_config_of_the_study_builds(name, variant):
     module = made.model.module
     plan = compile_plan(module.layout, module.topology)
     assert plan.pairs < plan.query_cells**2  # it forbids something
+    applications = {"blocks": module.config.num_layers, "rounds": module.graft_config.rounds}
+    for region in module.layout.regions:  # nothing is there in vain
+        assert reachable(module.topology, module.layout, region, "future_action", **applications)
     gates = [key for key in stored_parameters(made.task) if "/attn1/edges/" in key]
     # Three streams read the relay through a gate: actions by two regions, robot state by one.
     assert len(gates) == (3 if name == "thalamic_relay" else 0)
