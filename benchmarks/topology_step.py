@@ -16,8 +16,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from against_torch import alternate, machine
 
-from benchmarks.against_torch import in_turn
 from roam_jax.canvas.plan import compile_plan
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.graft import GraftedTransformer

@@ -7,6 +7,7 @@ costs less: some scores are hidden by a mask then, but the tiles are larger.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -125,6 +126,13 @@ def put_together(groups: list[Group], sizes: np.ndarray) -> list[Group]:
         fresh = np.where(alive, _gains(i, rows, read, hides, sizes), -np.inf)
         gains[i, i + 1 :], gains[:i, i] = fresh[i + 1 :], fresh[:i]
     return [group for group, there in zip(groups, alive, strict=True) if there]
+
+
+def all_together(groups: list[Group]) -> list[Group]:
+    """One group of all, under a mask; as they are where they are too many for it."""
+    if not groups or len(groups) > MOST_COMPARED:
+        return groups
+    return [functools.reduce(_joined, groups)]
 
 
 def _gains(i: int, rows, read, hides, sizes) -> np.ndarray:

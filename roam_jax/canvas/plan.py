@@ -28,7 +28,7 @@ from roam_jax.canvas.tiles import KEY_CHUNK, TileStack, tile_stacks
 from roam_jax.canvas.topology import CanvasTopology, Connection, empty_edges, frame_weights
 
 # Time of a score under a gathered mask, in scores without one, and the rows of its tiles.
-MASKED_COST, DENSE_ROWS = 1.5, 256
+MASKED_COST, DENSE_ROWS = 5, 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -61,7 +61,13 @@ def local_plus_sparse_global(
     return from_reads(reads, layout)
 
 
-def random_matched(topology: CanvasTopology, layout: CanvasLayout, *, seed: int) -> CanvasTopology:
+def random_matched(
+    topology: CanvasTopology,
+    layout: CanvasLayout,
+    *,
+    seed: int,
+    governed: Collection[tuple[str, str]] | None = None,
+) -> CanvasTopology:
     """The control: as many pairs of cells as another topology allows, between random segments.
 
     What a topology is worth shows against random wiring of the same cost, as with the random
@@ -74,6 +80,8 @@ def random_matched(topology: CanvasTopology, layout: CanvasLayout, *, seed: int)
         topology: what to match; edges of kind `none` and of weight 0 do not count.
         layout: the canvas.
         seed: of the draw.
+        governed: (reader, read) regions between which pairs are counted and drawn, where the others
+            are somebody else's affair: they join nothing here. None = all.
 
     Raises:
         ValueError: a connection names an unknown region or kind, or no draw is near enough; the
@@ -81,11 +89,15 @@ def random_matched(topology: CanvasTopology, layout: CanvasLayout, *, seed: int)
     """
     generator = np.random.default_rng(at_least_0("seed", seed))
     matched = topology.reads(layout)
+    names = sorted(topology.regions)
+    drawn = between(layout, names, names)
+    if governed is not None:
+        drawn &= np.any([between(layout, [src], [dst]) for src, dst in governed], axis=0)
+        matched &= drawn
     sizes = segment_sizes(layout)
     pairs = np.outer(sizes, sizes)
-    names = sorted(topology.regions)
     oneself = np.eye(len(sizes), dtype=bool)
-    others = np.argwhere(between(layout, names, names) & ~oneself)
+    others = np.argwhere(drawn & ~oneself)
     chosen = subset_near(
         pairs[tuple(others.T)],
         target=int(pairs[matched & ~oneself].sum()),

@@ -22,6 +22,7 @@ from roam_jax.canvas.groups import (
     TILE_SCORES,
     Group,
     Run,
+    all_together,
     put_together,
     query_groups,
     tile_cost,
@@ -152,12 +153,15 @@ def tile_stacks(table: SegmentTable) -> tuple[TileStack, ...] | None:
     groups, runs = query_groups(table)
     sizes = np.array([length for _, length in runs], np.int64)
     found = []
-    for some in (groups, put_together(groups, sizes)):
+    for some in (groups, put_together(groups, sizes), all_together(groups)):
         for joined in (True, False):
-            stacks = _stacked(some, runs, table.cells, joined=joined)
-            if stacks is not None:
-                found.append(stacks)
-    return min(found, key=lambda stacks: sum(s.cost for s in stacks), default=None)
+            stacked = _stacked(some, runs, joined=joined)
+            if stacked is not None:
+                found.append(stacked)
+    if not found:
+        return None
+    best = min(found, key=lambda stacked: sum(_cost(*s, STACK_COST) for s in stacked))
+    return tuple(_stack(members, windows, runs, table.cells) for windows, members in best)
 
 
 def _windows(group: Group, runs: list[Run], *, joined: bool) -> list[Run]:
@@ -217,9 +221,9 @@ def _bundles(runs: Sequence[tuple[int, int, int]], most: int) -> list[list[tuple
 
 
 def _stacked(
-    groups: list[Group], runs: list[Run], cells: int, *, joined: bool
-) -> tuple[TileStack, ...] | None:
-    """Series of equal tiles in one stack each; stacks are merged while that is cheaper."""
+    groups: list[Group], runs: list[Run], *, joined: bool
+) -> list[tuple[tuple[int, ...], list[_Series]]] | None:
+    """Key windows and the tiles over them, of every stack; merged while that is cheaper."""
     shapes: dict[tuple, dict[tuple[int, ...], list[_Series]]] = {}
     for group in groups:
         windows = _windows(group, runs, joined=joined)
@@ -231,13 +235,22 @@ def _stacked(
             shapes.setdefault(shape, {}).setdefault(lengths, []).append(series)
     for loop_cost in LOOP_COSTS:
         merged = [
-            (members, windows)
+            stack
             for by_windows in shapes.values()
-            for windows, members in _merged(by_windows, loop_cost=loop_cost).items()
+            for stack in _merged(by_windows, loop_cost=loop_cost).items()
         ]
         if len(merged) <= MOST_STACKS:
-            return tuple(_stack(members, windows, runs, cells) for members, windows in merged)
+            return merged
     return None
+
+
+def _cost(windows: tuple[int, ...], members: list[_Series], loop_cost: int) -> int:
+    """Time of one head and stack, in scores."""
+    tiles = sum(len(series.starts) for series in members)
+    exact = all(windows == tuple(length for _, length in s.windows) for s in members)
+    hidden = not exact or any(series.group.hides() for series in members)
+    rows, pieces = sum(members[0].lengths), len(members[0].lengths) + len(windows)
+    return tiles * tile_cost(rows, sum(windows), windows=pieces, hidden=hidden) + loop_cost
 
 
 def _merged(
@@ -247,11 +260,7 @@ def _merged(
     stacks = dict(stacks)
 
     def cost(windows: tuple[int, ...], members: list[_Series]) -> int:
-        tiles = sum(len(series.starts) for series in members)
-        exact = all(windows == tuple(length for _, length in s.windows) for s in members)
-        hidden = not exact or any(series.group.hides() for series in members)
-        rows = sum(members[0].lengths)
-        return tiles * tile_cost(rows, sum(windows), hidden=hidden) + loop_cost
+        return _cost(windows, members, loop_cost)
 
     while len(stacks) > 1:
         # Neighbours by length alone: of all pairs these waste least, and there may be hundreds.

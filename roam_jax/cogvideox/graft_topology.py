@@ -10,6 +10,7 @@ regions has a weight of its own, 0 by default, with which the grafted model star
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -107,10 +108,11 @@ def make_topology(layout: CanvasLayout, options: TopologyOptions) -> CanvasTopol
         return graft_topology(layout, backbone_reads_new=weight)
     edges = []
     for edge in _declared(layout, options.kind, options).connections:
-        reads, read = (name in BACKBONE_REGIONS for name in (edge.src, edge.dst))
-        if reads and not read:
+        if not _governed(edge.src, edge.dst, options):
+            continue
+        if edge.src in BACKBONE_REGIONS and edge.dst not in BACKBONE_REGIONS:
             edge = dataclasses.replace(edge, weight=edge.weight * weight)
-        if edge.weight and not (reads and read and options.backbone == "own"):
+        if edge.weight:
             edges.append(edge)
     if options.backbone == "own":
         edges = [*(Connection(s, d) for s in BACKBONE_REGIONS for d in BACKBONE_REGIONS), *edges]
@@ -124,6 +126,15 @@ def make_topology(layout: CanvasLayout, options: TopologyOptions) -> CanvasTopol
                 "topology.backbone = own with topology.backbone_reads_new = 0, or another kind"
             )
     return topology
+
+
+def _governed(src: str, dst: str, options: TopologyOptions) -> bool:
+    """Whether the kind says what one region reads of another."""
+    if src not in BACKBONE_REGIONS:
+        return True
+    if dst in BACKBONE_REGIONS:
+        return options.backbone == "declared"
+    return options.backbone_reads_new > 0
 
 
 def _streams(layout: CanvasLayout) -> list[tuple[str, ...]]:
@@ -223,15 +234,24 @@ def _local_plus_sparse_global(layout: CanvasLayout, options: TopologyOptions) ->
 
 
 def _random_matched(layout: CanvasLayout, options: TopologyOptions) -> CanvasTopology:
+    """Matched in what the kind governs, so that what runs has as many pairs."""
     matched = _declared(layout, options.matches, options)
-    return topologies.random_matched(matched, layout, seed=options.seed)
+    pairs = itertools.product(layout.regions, repeat=2)
+    governed = [pair for pair in pairs if _governed(*pair, options)]
+    return topologies.random_matched(matched, layout, seed=options.seed, governed=governed)
 
 
 def _schema(layout: CanvasLayout, options: TopologyOptions) -> CanvasTopology:
-    topology = CanvasSchema.from_json(options.schema).topology
+    """Edges of a file, each with the kind that it has there."""
+    schema = CanvasSchema.from_json(options.schema)
+    topology = schema.topology
     if topology is None:
         raise ValueError(f"topology.schema = {options.schema!r}: the file has no topology")
-    return topology
+    edges = topology.connections
+    kinds = [topology.resolve_fn(edge, schema.layout) for edge in edges]
+    return CanvasTopology(
+        tuple(dataclasses.replace(e, fn=kind) for e, kind in zip(edges, kinds, strict=True))
+    )
 
 
 # Every kind that `topology.kind` may name; `schema` takes the edges of a file.

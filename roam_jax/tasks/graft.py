@@ -242,6 +242,7 @@ class GraftModel:
         rounds: int,
         camera_noise: Float[Array, "B V f C h w"] | None = None,
         extrapolate: str | None = None,
+        wanted: tuple[str, ...] | None = None,
     ) -> tuple[dict[str, Array], dict]:
         """Actions denoised in a few steps while the future video stays at its timestep.
 
@@ -251,7 +252,8 @@ class GraftModel:
             params, batch, timesteps, noise, rounds, camera_noise, extrapolate: as for `predict`; a
                 policy is deployed at t = 999.
             action_noise: standard normal, where the actions start.
-            steps: static number of steps, each a pass through the whole model.
+            steps: static number of steps, each a pass through what actions need of the model.
+            wanted: outputs of the last step, actions among them; None = all.
 
         Returns:
             As `predict`, with "actions" (B, P, A) in normalised units.
@@ -285,7 +287,7 @@ class GraftModel:
         actions, _ = jax.lax.scan(
             lambda a, t: (step(a, t, ("actions",))[0], None), action_noise * present, times[:-1]
         )
-        actions, outputs, measures = step(actions, jnp.asarray(times[-1]))
+        actions, outputs, measures = step(actions, jnp.asarray(times[-1]), wanted)
         return {**outputs, "actions": actions}, measures
 
     def diffusion_error(self, outputs: dict[str, Array]) -> Float[Array, " B"]:

@@ -7,7 +7,7 @@ import pytest
 
 from roam_jax.canvas import topologies
 from roam_jax.canvas.schema import CanvasSchema
-from roam_jax.canvas.topology import CanvasTopology, Connection
+from roam_jax.canvas.topology import CanvasTopology, Connection, segment_sizes
 from roam_jax.cogvideox.graft_canvas import BACKBONE_REGIONS, graft_topology
 from roam_jax.cogvideox.graft_topology import KINDS, TopologyOptions, make_topology
 from tests.cogvideox.diffusers_models import relative_error
@@ -55,6 +55,8 @@ def test_new_regions_read_what_the_kind_declares(kind):
     """With backbone = declared and weight 1, nothing but the kind is left."""
     if kind == "thalamic_relay":
         pytest.skip("the backbone cannot read through a gate: refused below")
+    if kind == "random_matched":
+        pytest.skip("drawn for what the kind governs: tested below")
     options = TopologyOptions(kind, backbone="declared", backbone_reads_new=1.0)
     whole = reads(make_topology(LAYOUT, options))
     own = of_backbone()
@@ -72,6 +74,25 @@ def test_streams_meet_in_thought_alone():
     assert found[thought].all() and not found[own][:, thought].any()
 
 
+@pytest.mark.parametrize("reads_new", [0.0, 0.5])
+@pytest.mark.parametrize("backbone", ["own", "declared"])
+@pytest.mark.parametrize("matches", ["central_thought", "causal"])
+def test_the_control_allows_as_many_pairs_as_what_runs_of_its_match(matches, backbone, reads_new):
+    sizes, new = segment_sizes(LAYOUT), ~of_backbone()
+    options = {"backbone": backbone, "backbone_reads_new": reads_new}
+    matched = reads(make_topology(LAYOUT, TopologyOptions(matches, **options)))
+    governed = np.ones_like(matched)
+    governed[np.ix_(~new, ~new)] = backbone == "declared"
+    governed[np.ix_(~new, new)] = reads_new > 0
+    expected = sizes @ (matched & governed) @ sizes
+    for seed in range(3):
+        control = TopologyOptions("random_matched", matches=matches, seed=seed, **options)
+        found = reads(make_topology(LAYOUT, control))
+        assert abs(sizes @ (found & governed) @ sizes - expected) <= 0.01 * expected
+        np.testing.assert_array_equal((found & ~governed), (matched & ~governed))
+        assert (found != matched)[governed].mean() > 0.1
+
+
 def test_declared_causal_time_governs_the_backbone_too():
     options = TopologyOptions("causal", backbone="declared", backbone_reads_new=1.0, window=0)
     assert make_topology(LAYOUT, options).connections == topologies.causal(LAYOUT).connections
@@ -79,10 +100,13 @@ def test_declared_causal_time_governs_the_backbone_too():
 
 def test_edges_of_a_schema_file(tmp_path):
     edges = CanvasTopology((Connection("future_action", "visual", t_src=0, t_dst=-1),))
-    CanvasSchema(LAYOUT, edges).to_json(tmp_path / "edges.json", for_ce="lossy")
+    spec = dataclasses.replace(LAYOUT.region_spec("future_action"), default_attn="gated")
+    layout = dataclasses.replace(LAYOUT, regions={**LAYOUT.regions, "future_action": spec})
+    CanvasSchema(layout, edges).to_json(tmp_path / "edges.json", for_ce="lossy")
     options = TopologyOptions("schema", schema=str(tmp_path / "edges.json"))
     made = make_topology(LAYOUT, options).connections
-    assert made[-1] == edges.connections[0] and len(made) == 1 + len(BACKBONE_REGIONS) ** 2
+    assert made[-1] == dataclasses.replace(edges.connections[0], fn="gated")
+    assert len(made) == 1 + len(BACKBONE_REGIONS) ** 2
 
 
 @pytest.mark.parametrize(

@@ -39,15 +39,16 @@ def draws(model, *, seed=0):
     }
 
 
-def deploy(model, params):
+def deploy(model, params, **options):
     """What the policy predicts of a batch, compiled: at t = 999, whatever the decoder."""
     drawn, pure = draws(model), jnp.full(4, 999)
 
     def predict(batch):
         if model.diffuses_actions:
-            return model.sample(params, batch, timesteps=pure, **drawn, steps=STEPS, rounds=2)[0]
-        noise = drawn["noise"]
-        return model.predict(params, batch, timesteps=pure, noise=noise, rounds=2)[0]
+            settings = {**drawn, "steps": STEPS, "rounds": 2, **options}
+            return model.sample(params, batch, timesteps=pure, **settings)[0]
+        settings = {"noise": drawn["noise"], "rounds": 2, **options}
+        return model.predict(params, batch, timesteps=pure, **settings)[0]
 
     return jax.jit(predict)
 
@@ -228,3 +229,6 @@ def test_sampling_is_the_plain_loop_over_predictions(robot_config):
         v = velocity(actions, jnp.asarray(t))
         actions = ddim_step(model.schedule, actions, v, jnp.asarray(t), jnp.asarray(following))
     np.testing.assert_allclose(found, actions, rtol=1e-4, atol=1e-5)
+    alone = deploy(model, params, wanted=("actions",))(batch)
+    assert "velocity" not in alone
+    np.testing.assert_allclose(alone["actions"], found, rtol=1e-4, atol=1e-5)
