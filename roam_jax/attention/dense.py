@@ -18,13 +18,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from roam_jax.attention.grouped_cudnn import attend_groups, unsupported
-from roam_jax.attention.heads import largest_divisor
 from roam_jax.attention.tiled import tiled_attention
+from roam_jax.canvas.plan import DENSE_ROWS
 from roam_jax.canvas.segments import SegmentTable
-from roam_jax.canvas.tiles import whole
+from roam_jax.canvas.tiles import largest_divisor, whole
 
-# Most queries of a tile, and most scores of a piece: the same tile of as many heads as fit.
-TILE = 256
+# Most scores of a piece: the same tile of as many heads as fit.
 PIECE_SCORES = 1 << 19
 # Scores (all heads) below which pieces cost more than they save.
 SMALL_SCORES = 1 << 17
@@ -95,7 +94,7 @@ def _softmax_attention(query, key, value, bias) -> jax.Array:
 def _in_pieces(query, key, value, table: SegmentTable) -> jax.Array:
     """The same under a mask, mapped over groups of heads and tiles of queries."""
     batch, heads, cells, _ = query.shape
-    tiles = -(-cells // TILE)
+    tiles = -(-cells // DENSE_ROWS)
     rows = -(-cells // tiles)
     padding = tiles * rows - cells
     groups = heads // largest_divisor(heads, most=PIECE_SCORES // (batch * rows * key.shape[2]))

@@ -24,8 +24,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from roam_jax.attention import dense
-from roam_jax.attention.heads import largest_divisor
 from roam_jax.canvas.plan import CellStack, EdgePlan
+from roam_jax.canvas.tiles import largest_divisor
 from roam_jax.spelling import check_choice
 
 # Sizes of canvas-engineering.

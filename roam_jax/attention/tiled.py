@@ -67,7 +67,7 @@ def _forward(stacks, query: Array, key: Array, value: Array) -> tuple[Array, Arr
     def run(stack: TileStack, read: _Reader, carry, place):
         keys, values = (read(x, place["keys"], stack.key_lengths) for x in (key, value))
 
-        def tiles(carry, place_of_tiles):
+        def one_tile(carry, place_of_tiles):
             out, log_sum = carry
             starts = place_of_tiles["starts"]
             rows = read(query, starts, stack.query_lengths)
@@ -76,7 +76,7 @@ def _forward(stacks, query: Array, key: Array, value: Array) -> tuple[Array, Arr
             out = read.write(out, made.astype(out.dtype), starts, stack.query_lengths)
             return (out, read.write(log_sum, sums, starts, stack.query_lengths)), None
 
-        return _scan(tiles, carry, place["tiles"])
+        return _scan(one_tile, carry, place["tiles"])
 
     out = jnp.zeros((*query.shape[:2], value.shape[2]), value.dtype)
     log_sum = jnp.zeros(query.shape[:2], jnp.float32)
@@ -92,7 +92,7 @@ def _gradients(stacks, kept, change: Array) -> tuple[Array, Array, Array]:
     def run(stack: TileStack, read: _Reader, carry, place):
         keys, values = (read(x, place["keys"], stack.key_lengths) for x in (key, value))
 
-        def tiles(carry, place_of_tiles):
+        def one_tile(carry, place_of_tiles):
             d_query, d_keys, d_values = carry
             starts = place_of_tiles["starts"]
             rows, moved, sums, shifts = (
@@ -108,7 +108,7 @@ def _gradients(stacks, kept, change: Array) -> tuple[Array, Array, Array]:
 
         d_query, d_key, d_value = carry
         zeros = (jnp.zeros(x.shape, jnp.float32) for x in (keys, values))
-        d_query, *more = _scan(tiles, (d_query, *zeros), place["tiles"])
+        d_query, *more = _scan(one_tile, (d_query, *zeros), place["tiles"])
         d_key, d_value = (
             read.add(x, new, place["keys"], stack.key_lengths)
             for x, new in zip((d_key, d_value), more, strict=True)

@@ -196,7 +196,7 @@ def compile_plan(
         layout.region_spec(name)
     for edge in empty_edges(topology, layout):
         raise ValueError(
-            f"connection {edge.src} -> {edge.dst}: offsets t_src = {edge.t_src}, t_dst = "
+            f"{edge}: offsets t_src = {edge.t_src}, t_dst = "
             f"{edge.t_dst} match no frame of the layout; topology.matching(layout) leaves such "
             "edges out"
         )
@@ -231,7 +231,7 @@ def _by_kind(
     softmax, others = [], []
     for index, edge in enumerate(topology.connections):
         kind = topology.resolve_fn(edge, layout)
-        check_kind(f"connection {edge.src} -> {edge.dst}", kind)
+        check_kind(str(edge), kind)
         if kind == NONE_KIND or edge.weight == 0:
             continue
         if kind in SOFTMAX_KINDS:

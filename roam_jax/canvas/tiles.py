@@ -97,7 +97,7 @@ class TileStack:
         """How many heads, a divisor of their number, and how many groups run at once."""
         scores = self.rows * self.keys
         fitting = max(1, PIECE_SCORES // scores)
-        some = max(n for n in range(1, min(heads, fitting) + 1) if heads % n == 0)
+        some = largest_divisor(heads, most=fitting)
         windows = len(self.query_lengths) + len(self.key_lengths)
         groups = min(fitting // some, WINDOWS_TOGETHER // windows, len(self.key_starts))
         return some, max(1, groups)
@@ -108,6 +108,11 @@ class TileStack:
         windows = len(self.query_lengths) + len(self.key_lengths)
         tile = tile_cost(self.rows, self.keys, windows=windows, hidden=self.log_weight is not None)
         return self.tiles * tile + STACK_COST
+
+
+def largest_divisor(number: int, *, most: int) -> int:
+    """The largest divisor that is not above `most`; at least 1."""
+    return max(n for n in range(1, number + 1) if number % n == 0 and (n == 1 or n <= most))
 
 
 def _cells(starts: np.ndarray, lengths: tuple[int, ...]) -> np.ndarray:

@@ -21,6 +21,7 @@ from roam_jax.attention import dense
 from roam_jax.canvas.plan import AttentionPlan
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.embedding import Conditioning
+from roam_jax.model.block import FeedForward
 from roam_jax.model.edge_kinds import KindedAttention
 from roam_jax.model.geometry import Geometry
 from roam_jax.model.looped import LAYER_OUTPUT
@@ -98,15 +99,18 @@ class JointCells:
     coordinates: Float[np.ndarray, "M 3"] | None = None
     kept: Int[np.ndarray, " _"] | None = None
 
+    def kept_places(self, border: int) -> tuple[np.ndarray, np.ndarray]:
+        """`kept` as places in the text, of `border` cells, and places in the video."""
+        return self.kept[self.kept < border], self.kept[self.kept >= border] - border
+
     def outgoing(
         self, text: Float[Array, "B S D"], video: Float[Array, "B N D"]
     ) -> tuple[Float[Array, "B _ D"], Float[Array, "B _ D"]]:
         """Those cells of both streams that go out."""
         if self.kept is None:
             return text, video
-        border = text.shape[1]
-        kept_text, kept_video = self.kept[self.kept < border], self.kept[self.kept >= border]
-        return text[:, kept_text], video[:, kept_video - border]
+        kept_text, kept_video = self.kept_places(text.shape[1])
+        return text[:, kept_text], video[:, kept_video]
 
     def queries(self, tokens: Float[Array, "B M D"]) -> Float[Array, "B N D"]:
         """Those tokens of the joint sequence that go out."""
@@ -172,21 +176,6 @@ class JointAttention(nn.Module):
         return checkpoint_name(to_out(attended), LAYER_OUTPUT)
 
 
-class FeedForward(nn.Module):
-    """Widens four times, tanh-approximate gelu, narrows."""
-
-    config: TransformerConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        """Each token on its own."""
-        width = self.config.width
-        hidden = nn.Dense(4 * width, dtype=self.dtype, name="up")(tokens)
-        down = nn.Dense(width, dtype=self.dtype, name="down")
-        return checkpoint_name(down(nn.gelu(hidden, approximate=True)), LAYER_OUTPUT)
-
-
 class Block(nn.Module):
     """Joint attention, then a feed-forward layer, each gated onto both streams.
 
@@ -229,7 +218,7 @@ class Block(nn.Module):
         text, video = _gated(text, video, gates, change)
         norm = AdaNorm(self.config, self.dtype, name="norm2")
         joint, *gates = norm(text, video, temb, frames)
-        change = FeedForward(self.config, self.dtype, name="ff")(joint)
+        change = FeedForward(self.dtype, name="ff")(joint)
         return _gated(text, video, gates, change)
 
     @staticmethod
@@ -237,11 +226,10 @@ class Block(nn.Module):
         """Streams, gates and frames of the cells that go out."""
         if cells.kept is None:
             return text, video, gates, cells.frames
-        border = text.shape[1]
-        kept = cells.kept[cells.kept >= border] - border
         text_gate, gate = gates
         frames = cells.frames
         if frames is not None:
+            _, kept = cells.kept_places(text.shape[1])
             gate, frames = gate[:, kept], frames[kept]
         return *cells.outgoing(text, video), [text_gate, gate], frames
 

@@ -121,7 +121,7 @@ def make_topology(layout: CanvasLayout, options: TopologyOptions) -> CanvasTopol
         kind = topology.resolve_fn(edge, layout)
         if edge.src in BACKBONE_REGIONS and kind not in SOFTMAX_KINDS:
             raise ValueError(
-                f"connection {edge.src} -> {edge.dst}: kind {kind!r}, but the backbone's blocks "
+                f"{edge}: kind {kind!r}, but the backbone's blocks "
                 f"know softmax attention alone ({', '.join(SOFTMAX_KINDS)}); expected "
                 "topology.backbone = own with topology.backbone_reads_new = 0, or another kind"
             )

@@ -110,16 +110,17 @@ class CanvasAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Widens four times, tanh-approximate gelu, narrows."""
+    """Widens four times, tanh-approximate gelu, narrows; what it adds is named `LAYER_OUTPUT`."""
 
-    dtype: Any
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, cells: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         """Each cell on its own."""
         width = cells.shape[-1]
         hidden = nn.Dense(4 * width, dtype=self.dtype, name="up")(cells)
-        return nn.Dense(width, dtype=self.dtype, name="down")(jax.nn.gelu(hidden))
+        down = nn.Dense(width, dtype=self.dtype, name="down")
+        return checkpoint_name(down(jax.nn.gelu(hidden)), LAYER_OUTPUT)
 
 
 class CanvasBlock(nn.Module):
@@ -172,7 +173,7 @@ class CanvasBlock(nn.Module):
             cells = cells[:, keep.places]
         cells = cells + checkpoint_name(change, LAYER_OUTPUT)
         change = FeedForward(self.dtype, name="ff")(_layer_norm("norm2", self.dtype)(cells))
-        return cells + checkpoint_name(change, LAYER_OUTPUT)
+        return cells + change
 
 
 def call_block(

@@ -8,8 +8,7 @@ from roam_jax.canvas.segments import SegmentTable
 def attention(query, key, value, table: SegmentTable, change):
     """Output (B, N, K, Dv), then gradients of sum(output * change) for query, key and value."""
     query, key, value, change = (np.asarray(x, np.float64) for x in (query, key, value, change))
-    weight = np.exp(table.log_weight.astype(np.float64))
-    weight = weight[table.query_segments[:, None], table.segments[None]]
+    weight = weights(table)
     scale = 1 / np.sqrt(query.shape[-1])
     scores = np.einsum("bnkd,bmkd->bknm", query, key) * scale
     mass = np.exp(scores - scores.max()) * weight
@@ -24,6 +23,23 @@ def attention(query, key, value, table: SegmentTable, change):
         np.einsum("bknm,bnkd->bmkd", d_scores, query),
         np.einsum("bknm,bnkd->bmkd", mass, change),
     )
+
+
+def weights(table: SegmentTable) -> np.ndarray:
+    """(N, M) edge weights, 0 = no edge."""
+    weight = np.exp(table.log_weight.astype(np.float64))
+    return weight[table.query_segments[:, None], table.segments[None]]
+
+
+def check(found, query, key, value, table: SegmentTable, change):
+    """Asserts output and gradients; queries without keys get 0 and give no gradient."""
+    expected = attention(query, key, value, table, change)
+    for at, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert np.isfinite(a).all()
+        assert distance(a, b) < (5e-6 if at else 2e-6)
+    empty = ~(weights(table) > 0).any(axis=1)
+    for rows in found[:2]:
+        np.testing.assert_array_equal(rows[:, empty], 0)
 
 
 def distance(found, expected) -> float:

@@ -4,7 +4,6 @@ import contextlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +13,8 @@ from roam_jax.canvas import plan as plans
 from roam_jax.canvas import tiles
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.plan import AttentionPlan, compile_plan
-from roam_jax.canvas.segments import SegmentTable
 from roam_jax.canvas.topology import CanvasTopology, Connection
-from tests.attention.test_dense import reference
+from tests.attention import oracle
 from tests.canvas.canvases import edges, layouts
 
 BATCH, HEADS, WIDTH = 2, 3, 8
@@ -33,12 +31,6 @@ def softmax_plan(layout: CanvasLayout, drawn: list[Connection]) -> AttentionPlan
     return compile_plan(layout, CanvasTopology(tuple(made)).matching(layout))
 
 
-def weights(table: SegmentTable) -> np.ndarray:
-    return np.exp(np.float64(table.log_weight))[
-        table.query_segments[:, None], table.segments[None, :]
-    ]
-
-
 def heads(queries: int, keys: int, *, seed=0):
     sizes = (queries, keys, keys, queries)
     return tuple(
@@ -47,37 +39,10 @@ def heads(queries: int, keys: int, *, seed=0):
     )
 
 
-def oracle_gradients(query, key, value, change, weight):
-    """In float64 by JAX, from the plain definition."""
-    with jax.enable_x64():
-        inputs = [jnp.asarray(np.asarray(x, np.float64)) for x in (query, key, value, change)]
-        weight = jnp.asarray(weight)
-
-        def attend(query, key, value):
-            scores = jnp.einsum("BNKD,BMKD->BKNM", query, key) / np.sqrt(WIDTH)
-            mass = jnp.exp(scores) * weight
-            total = mass.sum(axis=-1, keepdims=True)
-            return jnp.einsum("BKNM,BMKD->BNKD", mass / jnp.where(total > 0, total, 1), value)
-
-        _, pull = jax.vjp(attend, *inputs[:3])
-        return [np.asarray(x) for x in pull(inputs[3])]
-
-
-def close(found, expected, bound):
-    size = max(np.linalg.norm(expected), 1.0)
-    assert np.linalg.norm(np.asarray(found, np.float64) - expected) <= bound * size
-
-
 def check(plan: AttentionPlan):
     query, key, value, change = heads(plan.query_cells, plan.key_cells)
     out, pull = jax.vjp(lambda *x: planned_attention(*x, plan), query, key, value)
-    weight = weights(plan.table)
-    close(out, reference(query, key, value, weight), 2e-6)
-    np.testing.assert_array_equal(out[:, ~(weight > 0).any(axis=1)], 0)
-    for found, expected in zip(
-        pull(change), oracle_gradients(query, key, value, change, weight), strict=True
-    ):
-        close(found, expected, 5e-6)
+    oracle.check((out, *pull(change)), query, key, value, plan.table, change)
 
 
 @contextlib.contextmanager
@@ -143,8 +108,10 @@ def test_chunks_without_a_key_leave_low_scores_to_others(monkeypatch):
     plan = compile_plan(layout, CanvasTopology.causal_temporal(["a"]))
     query, key = (jnp.full((1, 32, 1, 4), x) for x in (-20.0, 20.0))
     value = jax.random.normal(jax.random.key(0), (1, 32, 1, 4))
-    mean = weights(plan.table) @ value[0, :, 0] / weights(plan.table).sum(axis=1, keepdims=True)
-    close(planned_attention(query, key, value, plan)[0, :, 0], mean, 2e-6)
+    weight = oracle.weights(plan.table)
+    mean = weight @ value[0, :, 0] / weight.sum(axis=1, keepdims=True)
+    found = planned_attention(query, key, value, plan)[0, :, 0]
+    assert oracle.distance(found, mean) <= 2e-6
 
 
 def test_no_array_grows_with_the_square_of_the_cells():
