@@ -11,6 +11,7 @@ LAYERS = {
     "contracts": 0,
     "files": 0,
     "spelling": 0,
+    "video_files": 0,
     "diffusion": 0,
     "canvas": 1,
     "attention": 2,
@@ -21,7 +22,7 @@ LAYERS = {
     "cli": 7,
     "__main__": 8,
 }
-LEAVES = ("axes", "contracts", "files", "spelling")
+LEAVES = ("axes", "contracts", "files", "spelling", "video_files")
 SIDES = {
     "sim": {*LEAVES},
     "data": {*LEAVES, "canvas"},
