@@ -57,7 +57,7 @@ def planned_attention(
     if chosen == "triton":
         return block_sparse_attention(query, key, value, plan.table, orders=plan.orders)
     if chosen == "splash":
-        return splash_attention(query, key, value, plan.table)
+        return splash_attention(query, key, value, plan.table, orders=plan.orders)
     if chosen == "cudnn":
         if plan.is_dense:
             raise ValueError("implementation = 'cudnn': the plan is dense under a mask, no groups")

@@ -34,6 +34,7 @@ def splash_attention(
     table: SegmentTable,
     *,
     block: int = 512,
+    orders: tuple[tuple[int, ...], ...] = (),
     interpret: bool = False,
 ) -> Float[Array, "B N K Dv"]:
     """Softmax attention under a topology of plain edges with scale 1/sqrt(D), by live blocks.
@@ -44,6 +45,7 @@ def splash_attention(
         query, key, value: projected heads.
         table: which cells attend to which; edges of weight 1 only.
         block: most queries and keys of a block, a multiple of 128; short sequences take less.
+        orders: more orders of the segments to try for fewer live blocks.
         interpret: run the kernels as plain JAX, on any backend and slowly, to test them.
 
     Raises:
@@ -65,6 +67,7 @@ def splash_attention(
         _with_a_key_for_all(table, read),
         block_q=_block(cells[0], block),
         block_k=_block(cells[1], block),
+        orders=orders,
     )
     query = query * np.asarray(1 / math.sqrt(query.shape[-1]), query.dtype)
     out = jax.vmap(_kernel(blocks, heads=query.shape[2], interpret=interpret))(

@@ -36,7 +36,7 @@ def describe_plan(
         return {"refused": str(error)}
     scores = plan.query_cells * plan.key_cells
     stacks = plan.stacks or ()
-    blocks = live_blocks(plan.table)
+    blocks = live_blocks(plan.table, orders=plan.orders)
     return {
         "heads": heads,
         "width": width,
