@@ -1,8 +1,6 @@
-"""Text embeddings by the T5 encoder of a diffusers directory, in torch.
+"""Text embeddings of many prompts, by the T5 encoder of a converted folder, in one file.
 
-As diffusers' CogVideoX pipeline makes them: every prompt is padded to 226 tokens and the encoder
-gets no mask, so padding is attended. Nobody keeps T5-XXL beside a training run; embeddings are made
-once.
+Nobody keeps T5-XXL beside a training run; embeddings are made once.
 """
 
 from __future__ import annotations
@@ -11,14 +9,13 @@ import json
 import os
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
-import torch
-import transformers
+from jaxtyping import Float16, Float32
 
-from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.mapped import create_tensors
-
-TEXT_TOKENS = TransformerConfig.max_text_seq_length
+from roam_jax.cogvideox.prompts import PromptEncoder
+from roam_jax.data.text import PROMPTS, TENSOR
 
 
 def write_embeddings(
@@ -26,8 +23,10 @@ def write_embeddings(
 ) -> tuple[int, int, int]:
     """Writes `embeddings` (P, 226, D) float16, with the P prompts as JSON metadata.
 
+    A prompt that is longer than 226 tokens is cut, and a warning shows what was cut.
+
     Args:
-        model: diffusers directory with `tokenizer/` and `text_encoder/`.
+        model: converted folder with `tokenizer/` and `text_encoder/`.
         prompts: UTF-8 text, one prompt a line.
         out: the new safetensors file; appears whole or not at all.
         dtype: compute dtype, float32 or bfloat16.
@@ -38,7 +37,7 @@ def write_embeddings(
     Raises:
         FileNotFoundError: a part of the model, or the prompts, are not there.
         FileExistsError: `out` exists.
-        ValueError: no prompts, a prompt longer than 226 tokens, or an embedding beyond float16.
+        ValueError: no prompts, or an embedding beyond float16.
     """
     with prompts.open(encoding="utf-8") as file:
         lines = [line.removesuffix("\n") for line in file]
@@ -46,49 +45,24 @@ def write_embeddings(
         raise ValueError(f"{prompts}: empty, expected one prompt a line")
     if out.exists():
         raise FileExistsError(f"{out} exists: remove it, or choose another file")
-    for part in ("tokenizer", "text_encoder"):
-        if not (model / part).is_dir():
-            raise FileNotFoundError(f"{model}: expected a folder {part} in it")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        model / "tokenizer", local_files_only=True
-    )
-    places = [f"{prompts}:{number}" for number in range(1, len(lines) + 1)]
-    token_ids = [
-        _tokenize(tokenizer, line, where=place) for line, place in zip(lines, places, strict=True)
-    ]
-    encoder = transformers.T5EncoderModel.from_pretrained(
-        model / "text_encoder",
-        dtype=getattr(torch, dtype),
-        local_files_only=True,
-        use_safetensors=True,
-    ).eval()
+    encoder = PromptEncoder(model, dtype=jnp.dtype(dtype))
 
-    shape = (len(lines), TEXT_TOKENS, encoder.config.d_model)
-    specs = {"embeddings": (shape, np.dtype(np.float16))}
+    shape = (len(lines), encoder.length, encoder.width)
+    specs = {TENSOR: (shape, np.dtype(np.float16))}
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
-        with create_tensors(partial, specs, metadata={"prompts": json.dumps(lines)}) as tensors:
-            for row, ids in enumerate(token_ids):
-                tensors["embeddings"][row] = _embed(encoder, ids, where=places[row])
+        with create_tensors(partial, specs, metadata={PROMPTS: json.dumps(lines)}) as tensors:
+            for row, embedding in enumerate(encoder.encode(lines)):
+                tensors[TENSOR][row] = _halved(embedding, where=f"{prompts}:{row + 1}")
         partial.rename(out)
     finally:
         partial.unlink(missing_ok=True)
     return shape
 
 
-def _tokenize(tokenizer, prompt: str, *, where: str) -> list[int]:
-    """Token ids, padded; a longer prompt is refused where diffusers would cut it."""
-    ids = tokenizer(prompt, padding="max_length", max_length=TEXT_TOKENS).input_ids
-    if len(ids) > TEXT_TOKENS:
-        raise ValueError(f"{where}: {len(ids)} tokens, expected at most {TEXT_TOKENS}: {prompt!r}")
-    return ids
-
-
-@torch.inference_mode()
-def _embed(encoder: transformers.T5EncoderModel, ids: list[int], *, where: str) -> np.ndarray:
-    hidden = encoder(torch.tensor([ids]))[0][0].float().numpy()
+def _halved(embedding: Float32[np.ndarray, "S D"], *, where: str) -> Float16[np.ndarray, "S D"]:
     with np.errstate(over="ignore"):
-        embedding = hidden.astype(np.float16)
-    if not np.isfinite(embedding).all():
-        raise ValueError(f"{where}: the embedding has {np.abs(hidden).max()}, beyond float16")
-    return embedding
+        half = embedding.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError(f"{where}: the embedding has {np.abs(embedding).max()}, beyond float16")
+    return half

@@ -45,7 +45,8 @@ class VAEConfig:
         norm_eps: epsilon of the encoder blocks' GroupNorm (all others have 1e-6).
         norm_num_groups: groups of every GroupNorm.
         temporal_compression_ratio: environment frames of one latent frame.
-        sample_height, sample_width: frame size that diffusers' tiling starts from; unused here.
+        sample_height, sample_width: frame size; tiles are half of it by default
+            (`vae_tiling.py`).
         scaling_factor: latents times this have unit standard deviation.
 
     Raises:

@@ -86,5 +86,5 @@ class TextEmbeddings:
 def _recipe(path: pathlib.Path) -> str:
     return (
         "run `python -m convert prompts --data ROOT --out FILE`, then `python -m convert text "
-        f"--model DIFFUSERS_DIR --prompts FILE --out {path}`"
+        f"--model DIR --prompts FILE --out {path}`"
     )
