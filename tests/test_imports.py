@@ -12,7 +12,7 @@ LAYERS = {
     "files": 0,
     "spelling": 0,
     "video_files": 0,
-    "diffusion": 0,
+    "diffusion": 1,
     "canvas": 1,
     "attention": 2,
     "model": 3,
