@@ -1,154 +1,44 @@
-"""Command line of the weight conversion; `python -m convert VERB --help` has an example each."""
+"""`python -m convert VERB`: weights from elsewhere, and back."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import pathlib
-import sys
+import shlex
 from collections.abc import Iterator, Sequence
 
-from roam_jax.cogvideox.importing import import_diffusers
-from roam_jax.cogvideox.load import fingerprint
+from roam_jax.cli.arguments import make_parser, override, parse, run_command
+from roam_jax.spelling import did_you_mean
+
+CE = "canvas-engineering"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code, 0 only on success."""
-    args = _parser().parse_args(argv)
-    try:
-        args.run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"convert {args.verb}: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main(argv: Sequence[str]) -> None:
+    """Hands the rest of the command line to a verb; lists the verbs where there is none.
+
+    Raises:
+        ValueError: no such verb.
+    """
+    width = max(map(len, VERBS))
+    listed = "\n".join(f"  {verb:<{width}}  {about}" for verb, (about, _) in VERBS.items())
+    parser = make_parser(
+        "Conversion of weights; each verb has a --help of its own.",
+        example="python -m convert import --src CogVideoX-2b --dst weights/cogvideox-2b",
+    )
+    parser.prog, parser.epilog = "python -m convert", f"verbs:\n{listed}\n\n{parser.epilog}"
+    parser.add_argument("verb", metavar="VERB")
+    verb = parser.parse_args(argv[:1]).verb
+    if verb not in VERBS:
+        raise ValueError(f"no verb {verb!r}: {did_you_mean(verb, VERBS)}")
+    VERBS[verb][1](argv[1:])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m convert", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_add_import, _add_verify, _add_text, _add_prompts, _add_export):
-        add(verbs)
+def _parser(verb: str, description: str, *, example: str) -> argparse.ArgumentParser:
+    parser = make_parser(description, example=f"python -m convert {verb} {example}")
+    parser.prog = f"python -m convert {verb}"
     return parser
-
-
-def _add_import(verbs) -> None:
-    add = verbs.add_parser(
-        "import",
-        help="transformer and VAE from a diffusers directory",
-        description="Converts the safetensors of transformer/ and vae/, whichever are there. "
-        "dtypes are kept, every tensor is accounted for, pickles are refused.",
-        epilog="example: python -m convert import --src CogVideoX-2b --dst weights/cogvideox-2b",
-    )
-    add.add_argument("--src", type=pathlib.Path, required=True, metavar="DIFFUSERS_DIR")
-    add.add_argument("--dst", type=pathlib.Path, required=True, metavar="DIR", help="new folder")
-    add.set_defaults(run=_import)
-
-
-def _add_verify(verbs) -> None:
-    add = verbs.add_parser(
-        "verify",
-        help="a conversion against diffusers, module by module (needs torch and diffusers)",
-        description="Compares the stored tensors, every module and the whole of transformer/ and "
-        "vae/, whichever are there, in float32 on seeded random inputs. Exit code 0: all within "
-        "their bounds.",
-        epilog="example: python -m convert verify --src CogVideoX-2b --dst weights/cogvideox-2b",
-    )
-    add.add_argument("--src", type=pathlib.Path, required=True, metavar="DIFFUSERS_DIR")
-    add.add_argument(
-        "--dst",
-        type=pathlib.Path,
-        metavar="DIR",
-        help="its conversion (default: one is made in a temporary folder)",
-    )
-    add.add_argument(
-        "--bound",
-        type=float,
-        metavar="ERROR",
-        help="relative L2 error that a module may have (default: 1e-5 in the transformer, 3e-5 in "
-        "the VAE); stored tensors must be equal",
-    )
-    add.set_defaults(run=_verify)
-
-
-def _add_text(verbs) -> None:
-    add = verbs.add_parser(
-        "text",
-        help="T5 embeddings of prompts (needs torch and transformers)",
-        description="Writes a safetensors file with `embeddings` (prompts, 226, D) float16 and the "
-        "prompts as JSON in its metadata. Prompts are padded to 226 tokens and padding is "
-        "attended, as CogVideoX was trained.",
-        epilog="example: python -m convert text --model CogVideoX-2b --prompts prompts.txt "
-        "--out text.safetensors",
-    )
-    add.add_argument("--model", type=pathlib.Path, required=True, metavar="DIFFUSERS_DIR")
-    add.add_argument(
-        "--prompts",
-        type=pathlib.Path,
-        required=True,
-        metavar="FILE",
-        help="one prompt a line; an empty line is the empty prompt",
-    )
-    add.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="new file")
-    add.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="compute dtype: 19 GB of memory for T5-XXL, or 9.5 GB (default: %(default)s)",
-    )
-    add.set_defaults(run=_text)
-
-
-def _add_prompts(verbs) -> None:
-    add = verbs.add_parser(
-        "prompts",
-        help="the distinct instructions of a robot dataset, one a line",
-        description="Writes what `convert text` wants for a dataset: every instruction of its "
-        "training and validation splits once. A prompt's embedding takes 1.85 MB.",
-        epilog="example: python -m convert prompts --data bridge_dataset/1.0.0 --out prompts.txt",
-    )
-    add.add_argument("--data", type=pathlib.Path, required=True, metavar="ROOT")
-    add.add_argument(
-        "--declaration",
-        default="auto",
-        metavar="FILE",
-        help="what describes a dataset that the package does not know (docs/data.md)",
-    )
-    add.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="new file")
-    add.set_defaults(run=_prompts)
-
-
-def _add_export(verbs) -> None:
-    add = verbs.add_parser(
-        "export",
-        help="a pretrained transformer or VAE as a diffusers directory",
-        description="Writes what a run with train.task = video or vae trained, in float16.",
-        epilog="example: python -m convert export --workdir runs/tiny_backbone --dst exported",
-    )
-    add.add_argument("--workdir", type=pathlib.Path, required=True, metavar="DIR")
-    add.add_argument("--dst", type=pathlib.Path, required=True, metavar="DIR", help="new folder")
-    add.add_argument("--step", type=int, help="which checkpoint (default: the latest)")
-    add.set_defaults(run=_export)
-
-
-def _import(args: argparse.Namespace) -> None:
-    for name, manifest in import_diffusers(args.src, args.dst).items():
-        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in manifest.dtypes.items())
-        size = f"{manifest.bytes / 1e6:,.1f} MB"
-        print(
-            f"{args.dst / name}: {manifest.parameters:,} parameters in {manifest.tensors} tensors "
-            f"({dtypes}), {size}, fingerprint {fingerprint(args.dst / name)}"
-        )
-
-
-def _verify(args: argparse.Namespace) -> None:
-    with _extra_needed():
-        from convert.verify import table, verify
-    rows = verify(args.src, args.dst, bound=args.bound)
-    print(table(rows))
-    wrong = [row for row in rows if not row.ok]
-    if wrong:
-        raise ValueError(f"{len(wrong)} of {len(rows)} comparisons are beyond their bounds")
-    print(f"all {len(rows)} comparisons are within their bounds")
 
 
 @contextlib.contextmanager
@@ -158,41 +48,246 @@ def _extra_needed() -> Iterator[None]:
         yield
     except ImportError as error:
         hint = "`pip install -e '.[convert]'` in the checkout installs it"
-        raise ImportError(f"{error}; {hint}") from error
+        raise ValueError(f"{error}; {hint}") from error
 
 
-def _text(args: argparse.Namespace) -> None:
+def _import(argv: Sequence[str]) -> None:
+    parser = _parser(
+        "import",
+        "Convert the safetensors of transformer/, vae/ and text_encoder/, whichever are there, and "
+        "copy tokenizer/ and scheduler/. dtypes are kept, every tensor is accounted for, pickles "
+        f"are refused. Or, with --ce, loop parameters and action head of a {CE} .pt (needs torch).",
+        example="--src CogVideoX-2b --dst weights/cogvideox-2b",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--src", type=pathlib.Path, metavar="DIFFUSERS_DIR")
+    source.add_argument("--ce", type=pathlib.Path, metavar="FILE.pt", help=f"of {CE}")
+    parser.add_argument("--dst", type=pathlib.Path, required=True, metavar="DIR", help="new folder")
+    options = parser.parse_args(argv)
+    if options.ce is not None:
+        _import_ce(options.ce, options.dst)
+        return
+
+    from roam_jax.cogvideox.importing import companion_files, import_diffusers
+    from roam_jax.cogvideox.load import fingerprint
+
+    for name, manifest in import_diffusers(options.src, options.dst).items():
+        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in manifest.dtypes.items())
+        size = f"{manifest.bytes / 1e6:,.1f} MB"
+        print(
+            f"{options.dst / name}: {manifest.parameters:,} parameters in {manifest.tensors} "
+            f"tensors ({dtypes}), {size}, fingerprint {fingerprint(options.dst / name)}"
+        )
+    for file in companion_files(options.dst):
+        print(f"{options.dst / file}: copied")
+
+
+def _import_ce(src: pathlib.Path, dst: pathlib.Path) -> None:
     with _extra_needed():
-        from convert.text import write_embeddings
-    shape = write_embeddings(args.model, args.prompts, args.out, dtype=args.dtype)
-    print(f"{args.out}: embeddings {shape} float16")
+        from convert.canvas_engineering import read_checkpoint
+    from convert.loops import LOOPS_FILE, write_loops
+    from roam_jax.cogvideox.importing import new_directory
+
+    loops = read_checkpoint(src)
+    with new_directory(dst) as folder:
+        write_loops(folder, loops)
+    print(
+        f"{dst / LOOPS_FILE}: {len(loops.parameters)} parameters of {loops.notes['rounds']} rounds"
+    )
 
 
-def _prompts(args: argparse.Namespace) -> None:
-    from roam_jax.data.dataset import EpisodeReader
-    from roam_jax.data.declaration import load_declaration
+def _export(argv: Sequence[str]) -> None:
+    parser = _parser(
+        "export",
+        "Write a converted folder (--src), or what a run trained (--workdir), for other programs. "
+        "A run's --config.backbone.path=... says where its frozen weights are now.",
+        example="--src weights/cogvideox-2b --dst CogVideoX-2b\n"
+        "  python -m convert export --workdir runs/bridge --as base+loops --dst exported",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--src",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="converted folder; with --as ce, one with loops.safetensors",
+    )
+    source.add_argument("--workdir", type=pathlib.Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("--dst", type=pathlib.Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument(
+        "--as",
+        dest="form",
+        metavar="FORM",
+        help="diffusers: for diffusers' from_pretrained (default of a converted folder, and of "
+        "runs that pretrain); model: a folder to pass on, with a card (default of a graft); "
+        "base+loops: the graft's backbone as diffusers reads it, and the graft's own parameters "
+        f"beside it; ce: its loops and action head as FILE.pt of {CE}",
+    )
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the latest)")
+    options, overrides = parse(parser, argv)
+    if options.dst.exists():
+        raise FileExistsError(f"{options.dst} exists: remove it, or choose another folder")
+    if options.src is not None:
+        if options.step is not None or overrides:
+            given = "--step" if options.step is not None else overrides[0]
+            raise ValueError(f"{given} with --src: expected it with --workdir")
+        print(_export_folder(options.src, options.dst, form=options.form))
+        return
+    from convert.export_run import export_run  # builds the model: not needed by the other verbs
 
-    if args.out.exists():
-        raise FileExistsError(f"{args.out} exists: remove it, or choose another file")
-    chosen, split = {}, "train"
-    if declaration := load_declaration(args.declaration):
-        cameras = tuple(declaration.cameras)[:1]
-        chosen, split = {"declaration": declaration, "cameras": cameras}, declaration.splits[0]
-    train = EpisodeReader(args.data, split, **chosen)
-    val = EpisodeReader(args.data, train.declaration.splits[1], **chosen)
-    prompts = sorted({*train.headers.instructions, *val.headers.instructions})
-    broken = [prompt for prompt in prompts if "\n" in prompt]
-    if broken:
-        raise ValueError(f"{args.data}: instruction {broken[0]!r} has more than one line")
-    args.out.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
-    print(f"{args.out}: {len(prompts)} prompts")
+    written = export_run(
+        options.workdir,
+        options.dst,
+        command=f"python -m convert export {shlex.join(argv)}",
+        form=options.form,
+        step=options.step,
+        overrides=functools.partial(override, arguments=overrides),
+    )
+    print(written)
 
 
-def _export(args: argparse.Namespace) -> None:
-    from convert.export import export_run  # builds data and model: not needed by the other verbs
+def _export_folder(src: pathlib.Path, dst: pathlib.Path, *, form: str | None) -> str:
+    from convert.export import export_converted
+    from convert.export_graft import export_loops
 
-    print(export_run(args.workdir, args.dst, step=args.step))
+    forms = {"diffusers": export_converted, "ce": export_loops}
+    if (form or "diffusers") not in forms:
+        raise ValueError(f"--as {form} with --src: expected {' or '.join(forms)}")
+    return forms[form or "diffusers"](src, dst)
 
+
+def _inspect(argv: Sequence[str]) -> None:
+    parser = _parser(
+        "inspect",
+        "Show every tensor of a diffusers directory, a converted folder, an export or one file: "
+        "shape, dtype, bytes, where it goes, what is left over. Reads headers only. Exit code 0: "
+        "all is accounted for.",
+        example="CogVideoX-2b",
+    )
+    parser.add_argument("path", type=pathlib.Path, metavar="DIR|FILE")
+    parser.add_argument("--all", action="store_true", help="a line for each key of each layer")
+    options = parser.parse_args(argv)
+
+    from convert import inspection
+
+    with _extra_needed():
+        parts = inspection.inspect(options.path)
+    for part in parts:
+        print(inspection.table(part, every_key=options.all), end="\n\n")
+    for line in inspection.companions(options.path):
+        print(line)
+    if others := inspection.unread(options.path):
+        print(f"not read: {', '.join(others)}")
+    size = sum(tensor.header.bytes for part in parts for tensor in part.tensors)
+    print(f"{sum(len(part.tensors) for part in parts)} tensors, {size:,} bytes in all")
+    wrong = [line for part in parts for line in part.problems]
+    wrong += [f"LEFT OVER {key}" for part in parts for key in part.left_over]
+    if wrong:
+        raise ValueError(
+            f"{options.path}: not all is accounted for: {'; '.join(wrong[:5])}"
+            + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        )
+
+
+def _verify(argv: Sequence[str]) -> None:
+    parser = _parser(
+        "verify",
+        "Compare the stored tensors, every module and the whole of transformer/, vae/ and "
+        "text_encoder/, whichever are there, in float32 on seeded random inputs with diffusers and "
+        "transformers (needs torch); and the copies of tokenizer/ and scheduler/. Exit code 0: all "
+        "within their bounds.",
+        example="--src CogVideoX-2b --dst weights/cogvideox-2b",
+    )
+    parser.add_argument("--src", type=pathlib.Path, required=True, metavar="DIFFUSERS_DIR")
+    parser.add_argument(
+        "--dst",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="its conversion (default: one is made in a temporary folder)",
+    )
+    parser.add_argument(
+        "--bound",
+        type=float,
+        metavar="ERROR",
+        help="relative L2 error that a module may have (default: 1e-5 in transformer and text "
+        "encoder, 3e-5 in the VAE); stored tensors must be equal",
+    )
+    options = parser.parse_args(argv)
+    with _extra_needed():
+        from convert.verify import table, verify
+    rows = verify(options.src, options.dst, bound=options.bound)
+    print(table(rows))
+    wrong = [row for row in rows if not row.ok]
+    if wrong:
+        raise ValueError(f"{len(wrong)} of {len(rows)} comparisons are beyond their bounds")
+    print(f"all {len(rows)} comparisons are within their bounds")
+
+
+def _text(argv: Sequence[str]) -> None:
+    parser = _parser(
+        "text",
+        "Write a safetensors file with `embeddings` (prompts, 226, D) float16 and the prompts as "
+        "JSON in its metadata. Prompts are padded to 226 tokens and padding is attended, as "
+        "CogVideoX was trained.",
+        example="--model weights/cogvideox-2b --prompts prompts.txt --out text.safetensors",
+    )
+    parser.add_argument(
+        "--model",
+        type=pathlib.Path,
+        required=True,
+        metavar="DIR",
+        help="converted folder with text_encoder/ and tokenizer/",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=pathlib.Path,
+        required=True,
+        metavar="FILE",
+        help="one prompt a line; an empty line is the empty prompt",
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="new file")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="compute dtype (default: %(default)s)",
+    )
+    options = parser.parse_args(argv)
+    from convert.text import write_embeddings
+
+    shape = write_embeddings(options.model, options.prompts, options.out, dtype=options.dtype)
+    print(f"{options.out}: embeddings {shape} float16")
+
+
+def _prompts(argv: Sequence[str]) -> None:
+    parser = _parser(
+        "prompts",
+        "Write what `convert text` wants for a dataset: every instruction of its training and "
+        "validation splits once. A prompt's embedding takes 1.85 MB.",
+        example="--data bridge_dataset/1.0.0 --out prompts.txt",
+    )
+    parser.add_argument("--data", type=pathlib.Path, required=True, metavar="ROOT")
+    parser.add_argument(
+        "--declaration",
+        default="auto",
+        metavar="FILE",
+        help="what describes a dataset that the package does not know (docs/data.md)",
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="new file")
+    options = parser.parse_args(argv)
+    from convert.prompts import write_prompts
+
+    count = write_prompts(options.data, options.out, declaration=options.declaration)
+    print(f"{options.out}: {count} prompts")
+
+
+VERBS = {
+    "import": ("networks, tokenizer and scheduler of a diffusers directory", _import),
+    "verify": ("a conversion against diffusers, module by module (needs torch)", _verify),
+    "export": ("a converted folder or a trained run for other programs", _export),
+    "inspect": ("every tensor of a folder or file, and where it goes", _inspect),
+    "prompts": ("the distinct instructions of a robot dataset, one a line", _prompts),
+    "text": ("text embeddings of prompts", _text),
+}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,75 +1,109 @@
-"""What a pretraining run made, as a diffusers directory."""
+"""A converted folder as a diffusers directory again: the inverse of `import_diffusers`."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import pathlib
+from collections.abc import Collection
 
-import jax
-import ml_collections
-import numpy as np
+from flax import traverse_util
 
-from roam_jax.cogvideox.save import save_diffusers
-from roam_jax.tasks.build import Experiment, build
-from roam_jax.train.load import load_params
-from roam_jax.train.sharding import make_mesh
-from roam_jax.train.workdir import Workdir
+from roam_jax.cogvideox.components import (
+    COMPONENTS,
+    SCHEDULER,
+    SCHEDULER_FILE,
+    TOKENIZER,
+)
+from roam_jax.cogvideox.importing import copy_companions, new_directory
+from roam_jax.cogvideox.load import open_parameters
+from roam_jax.cogvideox.save import write_networks
+from roam_jax.cogvideox.scheduler import write_scheduler
+from roam_jax.cogvideox.source import PIPELINE, PIPELINE_FILE, class_name
+from roam_jax.contracts import Params
 
-# Windows whose latents give the VAE's scaling factor.
-SCALING_WINDOWS = 64
+_TOKENIZER_CLASS = ("transformers", "T5Tokenizer")
 
 
-def export_run(workdir: pathlib.Path, dst: pathlib.Path, *, step: int | None = None) -> str:
-    """Writes the transformer or VAE that a run trained, in float16.
+def export_converted(src: pathlib.Path, dst: pathlib.Path) -> str:
+    """Writes whatever a converted folder has, in the dtypes that it has.
 
     Args:
-        workdir: of a run with `train.task` = video or vae.
-        dst: the new diffusers directory.
-        step: which checkpoint; None = the latest.
+        src: the converted folder.
+        dst: the new diffusers directory; appears whole or not at all.
 
     Returns:
         What was written, for a person.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError: no such run or step, `dst` exists, or the
-            run trained something that has no diffusers form.
+        FileNotFoundError, FileExistsError, ValueError: `src` is no converted folder or damaged, or
+            `dst` exists.
     """
-    saved, _ = Workdir(workdir).read()
-    config = ml_collections.ConfigDict(saved)
-    if config.train.task not in ("video", "vae"):
-        raise ValueError(
-            f"{workdir}: train.task = {config.train.task!r} has no diffusers form yet; expected "
-            "'video' or 'vae'"
+    networks = find_converted(src)
+    with new_directory(dst) as folder:
+        for name in networks:
+            write_networks(folder, {name: converted_network(src, name)})
+        copy_companions(src, folder)
+        lines = [f"{dst / name}: as it was imported" for name in networks]
+        return "\n".join([*lines, *finish_pipeline(folder, dst)])
+
+
+def find_converted(src: pathlib.Path) -> tuple[str, ...]:
+    """Which networks a converted folder holds.
+
+    Raises:
+        FileNotFoundError: none.
+    """
+    found = tuple(name for name in COMPONENTS if (src / name).is_dir())
+    if not found:
+        *others, last = COMPONENTS
+        raise FileNotFoundError(
+            f"{src}: no converted folder, expected {', '.join(others)} or {last} in it as "
+            "`python -m convert import` writes them"
         )
-    experiment = build(config)
-    params, step = load_params(
-        experiment.task,
-        Workdir(workdir).checkpoints,
-        mesh=make_mesh(1, 1, devices=jax.devices()[:1]),
-        rules=experiment.rules,
-        seed=config.seed,
-        step=step,
-    )
-    if config.train.task == "vae":
-        factor = scaling_factor(experiment, params)
-        sizes = dataclasses.replace(experiment.model.config, scaling_factor=factor)
-        save_diffusers(dst, vae=(sizes, params), dtype=np.float16)
-        return f"{dst}/vae: step {step}, scaling factor {factor}"
-    transformer = {name: value for name, value in params.items() if name != "vae"}
-    sizes = experiment.model.backbone.transformer_config
-    save_diffusers(dst, transformer=(sizes, transformer), dtype=np.float16)
-    return f"{dst}/transformer: step {step}"
+    return found
 
 
-def scaling_factor(experiment: Experiment, params) -> float:
-    """1 / standard deviation of the posterior means of some training windows, four digits.
+def converted_network(src: pathlib.Path, name: str) -> tuple[object, Params]:
+    """Config and memory-mapped parameters of one network of a converted folder."""
+    config, parameters = open_parameters(src, name)
+    return config, traverse_util.unflatten_dict(parameters, sep="/")
 
-    Each member of a mixture has its weight of them.
+
+def finish_pipeline(folder: pathlib.Path, dst: pathlib.Path) -> list[str]:
+    """Gives a diffusers directory its noise schedule, and its index where no part is missing.
+
+    diffusers refuses a pipeline of which a part is null, so a directory without the text encoder,
+    say, gets no model_index.json; its parts load one by one.
+
+    Args:
+        folder: with the networks and what was copied.
+        dst: what it will be called.
+
+    Returns:
+        What was written or left out, for a person.
     """
-    encode = jax.jit(experiment.model.encode)
-    latents = []
-    for member in experiment.members:
-        train, wanted = member.train, max(1, round(SCALING_WINDOWS * member.weight))
-        for i in np.linspace(0, len(train) - 1, min(wanted, len(train))).astype(int):
-            latents.append(np.asarray(encode(params, train[i]["frames"][None])))
-    return float(f"{1 / np.std(latents):.4g}")
+    lines = []
+    if not (folder / SCHEDULER).exists():
+        write_scheduler(folder)
+        lines.append(f"{dst / SCHEDULER}: that of CogVideoX-2B, since the source has none")
+    missing = [name for name in (*COMPONENTS, TOKENIZER) if not (folder / name).is_dir()]
+    if missing:
+        return [
+            *lines,
+            f"no {PIPELINE_FILE}: {', '.join(missing)} {_are(missing)} not there, and diffusers "
+            "loads no pipeline without; load the parts by their own classes",
+        ]
+    (folder / PIPELINE_FILE).write_text(json.dumps(_index(folder), indent=2) + "\n")
+    return [*lines, f"{dst / PIPELINE_FILE}: {PIPELINE}"]
+
+
+def _index(folder: pathlib.Path) -> dict[str, object]:
+    """Part -> (package, class), as diffusers notes it."""
+    scheduler = class_name(folder / SCHEDULER / SCHEDULER_FILE)
+    parts = {name: (part.library, part.class_name) for name, part in COMPONENTS.items()}
+    parts |= {SCHEDULER: ("diffusers", scheduler), TOKENIZER: _TOKENIZER_CLASS}
+    return {"_class_name": PIPELINE, **{name: list(parts[name]) for name in sorted(parts)}}
+
+
+def _are(names: Collection[str]) -> str:
+    return "is" if len(names) == 1 else "are"

@@ -1,8 +1,8 @@
-"""diffusers' own networks, run in torch with the weights of one module in memory at a time.
+"""The networks of diffusers and transformers, in torch with one module's weights at a time.
 
 A network is built without memory for its parameters. A module's weights are read, as float32, when
-diffusers' forward pass comes to it, and dropped when it is done; what went in and came out is kept.
-So a network of any depth runs in about the memory of one block, in diffusers' own order.
+the forward pass comes to it, and dropped when it is done; what went in and came out is kept. So a
+network of any depth runs in about the memory of one block, in its own order.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import diffusers
 import numpy as np
 import safetensors
 import torch
+import transformers
 
 from roam_jax.cogvideox.components import CONFIG_FILE
+from roam_jax.cogvideox.text_names import ALIASES
 
 # What is one module: all that has parameters is in exactly one of them.
 _TRANSFORMER_MODULES = re.compile(
@@ -28,6 +30,9 @@ _TRANSFORMER_MODULES = re.compile(
 _VAE_MODULES = re.compile(
     r"(en|de)coder\.(conv_in|norm_out|conv_out|.*(resnets|downsamplers|upsamplers)\.\d+)"
 )
+# Key -> its tied copies.
+_COPIES = {of: [copy for copy, other in ALIASES.items() if other == of] for of in ALIASES.values()}
+_TEXT_MODULES = re.compile(r"shared|encoder\.(embed_tokens|block\.\d+|final_layer_norm)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +96,27 @@ def run_vae(
     return calls, moments.numpy(), model.decode(torch.from_numpy(latents)).sample.numpy()
 
 
+@torch.inference_mode()
+def run_text_encoder(folder: pathlib.Path, ids: np.ndarray) -> tuple[Calls, np.ndarray]:
+    """Runs `T5EncoderModel` without a mask, as CogVideoX does.
+
+    Args:
+        folder: of the network, in transformers' format.
+        ids: (B, S) token ids.
+
+    Returns:
+        Module -> its call, in the order of the forward pass; the embeddings.
+    """
+    with torch.device("meta"):
+        model = transformers.T5EncoderModel(transformers.T5Config(**_config(folder))).eval()
+    calls = _load_and_record(model, _TEXT_MODULES, folder)
+    embeddings = model(torch.from_numpy(ids)).last_hidden_state.numpy()
+    # The token embedding is one module under two names.
+    if "encoder.embed_tokens" in calls:
+        calls["shared"] = calls.pop("encoder.embed_tokens")
+    return calls, embeddings
+
+
 def stored_tensors(folder: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of a network's safetensors files as float32, one at a time."""
     for key, file in _open(folder).items():
@@ -102,6 +128,12 @@ def _open(folder: pathlib.Path) -> dict[str, safetensors.safe_open]:
     paths = sorted(folder.glob("*.safetensors"))
     files = [safetensors.safe_open(path, framework="pt") for path in paths]
     return {key: file for file in files for key in file.keys()}  # noqa: SIM118, it is no dict
+
+
+def _tensor(files: dict[str, safetensors.safe_open], key: str) -> torch.Tensor:
+    """A tensor by its name or that of its tied copy, float32."""
+    others = [name for name in (key, ALIASES.get(key), *_COPIES.get(key, ())) if name in files]
+    return files[others[0]].get_tensor(others[0]).float()
 
 
 def _config(folder: pathlib.Path) -> dict[str, Any]:
@@ -121,7 +153,7 @@ def _load_and_record(model: torch.nn.Module, modules: re.Pattern, folder: pathli
     def attach(name: str, module: torch.nn.Module) -> None:
         def load(*_):
             keys = module.state_dict()
-            weights = {k: file_of[f"{name}.{k}"].get_tensor(f"{name}.{k}").float() for k in keys}
+            weights = {key: _tensor(file_of, f"{name}.{key}") for key in keys}
             module.load_state_dict(weights, assign=True)
 
         def record(_, args, kwargs, output):

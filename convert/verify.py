@@ -8,35 +8,25 @@ float32 on the CPU from the same stored values.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from flax import traverse_util
 
 from convert import reference
+from convert.modules import PAIRS
 from roam_jax.cogvideox.components import COMPONENTS
-from roam_jax.cogvideox.importing import find_networks, import_diffusers, open_network
-from roam_jax.cogvideox.load import load_transformer, load_vae
-from roam_jax.contracts import FRAMES_PER_LATENT, Params
+from roam_jax.cogvideox.importing import companion_files, import_diffusers
+from roam_jax.cogvideox.load import open_parameters
+from roam_jax.cogvideox.source import find_networks, open_network
 
 # Relative L2 error that a module and its network may have: four times the largest that random
 # weights of the published sizes give, far below what a wrong tensor or formula does.
-BOUNDS = {"transformer": 1e-5, "vae": 3e-5}
-_SEED = 0
-# A row of a batch each, early and late: late ones show an inexact time embedding.
-_TIMESTEPS = np.array([250, 999])
-# Latent frames and patches of the transformer's input.
-_LATENTS = (2, 6, 8)
-# Environment frames and latent pixels of the VAE's input; the frames are two chunks.
-_FRAMES, _PIXELS = 17, (4, 5)
+BOUNDS = {"transformer": 1e-5, "vae": 3e-5, "text_encoder": 1e-5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +58,7 @@ class Row:
 def verify(
     src: pathlib.Path, dst: pathlib.Path | None = None, *, bound: float | None = None
 ) -> list[Row]:
-    """Compares every network of a diffusers directory with its conversion.
+    """Compares every network of a diffusers directory, and what is copied, with its conversion.
 
     Args:
         src: the diffusers directory.
@@ -90,8 +80,8 @@ def verify(
             with jax.default_device(jax.devices("cpu")[0]):
                 rows += _stored(src, dst, name)
                 limit = BOUNDS[name] if bound is None else bound
-                rows += [_row(name, *pair, bound=limit) for pair in _PAIRS[name](src / name, dst)]
-        return rows
+                rows += [_row(name, *pair, bound=limit) for pair in PAIRS[name](src / name, dst)]
+        return [*rows, *_copies(src, dst)]
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -135,143 +125,28 @@ def _stored(src: pathlib.Path, dst: pathlib.Path, name: str) -> Iterator[Row]:
     """
     component = COMPONENTS[name]
     config, _ = open_network(src / name, component)
-    module, params = (load_transformer if name == "transformer" else load_vae)(dst)
-    theirs, found = dataclasses.asdict(config), dataclasses.asdict(module.config)
+    converted, parameters = open_parameters(dst, name)
+    theirs, found = dataclasses.asdict(config), dataclasses.asdict(converted)
     if differing := [key for key in theirs if found[key] != theirs[key]]:
         values = ", ".join(f"{key} = {found[key]!r}, not {theirs[key]!r}" for key in differing)
         raise ValueError(f"{dst / name}: no conversion of {src / name}: {values}")
-    flat = traverse_util.flatten_dict(params, sep="/")
     ours = {
         key: tensor
         for place in component.names(config)
-        for key, tensor in place.to_theirs(flat[place.target]).items()
+        for key, tensor in place.to_theirs(parameters[place.target]).items()
     }
     for key, theirs in reference.stored_tensors(src / name):
-        equal = np.array_equal(ours[key], theirs)
-        errors = (0.0, 0.0) if equal else _errors(ours[key], theirs)
+        tensor = ours[component.aliases.get(key, key)]
+        errors = (0.0, 0.0) if np.array_equal(tensor, theirs) else _errors(tensor, theirs)
         shape = "x".join(map(str, theirs.shape))
         yield Row(f"{name}: {len(ours)} stored tensors", f"{name}.{key}", shape, *errors, 0.0)
 
 
-def _transformer(src: pathlib.Path, dst: pathlib.Path) -> Pairs:
-    """Patch and time embedding, every block, norms and projection, the whole."""
-    module, params = load_transformer(dst, dtype=jnp.float32)
-    config, batch = module.config, len(_TIMESTEPS)
-    frames, rows, columns = _LATENTS
-    size = (frames, config.in_channels, rows * config.patch_size, columns * config.patch_size)
-    text_size = (config.max_text_seq_length, config.text_embed_dim)
-    latents, text = _normal((batch, *size), (batch, *text_size))
-    calls, velocity = reference.run_transformer(src, latents, text, _TIMESTEPS)
-
-    def all_but_blocks(module, latents, text, timesteps, video, temb):
-        module.patch_embed(latents, text)
-        module.time_embedding(timesteps)
-        module.readout(video, temb, latents.shape)
-
-    feeds = {name: calls[name].inputs[0] for name in ("norm_final", "norm_out", "proj_out")}
-    feeds |= {"patch_embed": latents, "time_embedding": _TIMESTEPS}
-    others = {name: params[name] for name in feeds}
-    norm_inputs = calls["norm_out"].inputs
-    outputs = _fed(module, all_but_blocks, others, feeds, latents, text, _TIMESTEPS, *norm_inputs)
-
-    @jax.jit
-    def block(params, video, text, temb):
-        run = functools.partial(module.apply, {"params": {"blocks": params}})
-        return run(text, video, temb, method=lambda m, *streams: m.blocks(*streams))[::-1]
-
-    for name, call in calls.items():
-        if match := re.fullmatch(r"transformer_blocks\.(\d+)", name):
-            layer = jax.tree.map(lambda stack, i=int(match[1]): stack[i], params["blocks"])
-            outputs[name] = block(layer, *call.inputs)
-        yield name, _joined(outputs[name]), _joined(call.outputs)
-    yield "velocity", jax.jit(module.apply)({"params": params}, latents, text, _TIMESTEPS), velocity
-
-
-def _vae(src: pathlib.Path, dst: pathlib.Path) -> Pairs:
-    """Every layer of encoder and decoder for their first chunk; both as a whole over two."""
-    module, params = load_vae(dst, dtype=jnp.float32)
-    config, (height, width) = module.config, _PIXELS
-    scale = config.spatial_compression_ratio
-    video, latents = _normal(
-        (1, config.in_channels, _FRAMES, height * scale, width * scale),
-        (1, config.latent_channels, (_FRAMES - 1) // FRAMES_PER_LATENT + 1, height, width),
-    )
-    calls, moments, decoded = reference.run_vae(src, video, latents)
-
-    def first_chunks(module, frames, latents):
-        module.encoder({}, frames)
-        module.decoder({}, latents)
-
-    feeds = {_path(name): _channels_last(call.inputs[0]) for name, call in calls.items()}
-    chunks = feeds["encoder/conv_in"], feeds["decoder/conv_in"]
-    outputs = _fed(module, first_chunks, params, feeds, *chunks)
-    for name, call in calls.items():
-        ours = outputs[_path(name)]
-        # Convolutions and blocks give their cache for the next chunk as well.
-        ours = ours[0] if isinstance(ours, tuple) else ours
-        yield name, np.moveaxis(ours, -1, 1), call.outputs[0]
-    encode, decode = (
-        jax.jit(functools.partial(module.apply, method=name)) for name in ("encode", "decode")
-    )
-    yield "encode", _joined(encode({"params": params}, video)), moments
-    yield "decode", decode({"params": params}, latents), decoded
-
-
-# Module, our output and diffusers' output.
-Pairs = Iterator[tuple[str, np.ndarray, np.ndarray]]
-_PAIRS: Mapping[str, Callable[[pathlib.Path, pathlib.Path], Pairs]] = {
-    "transformer": _transformer,
-    "vae": _vae,
-}
-
-
-def _fed(module: nn.Module, method: Callable, params: Params, feeds: Mapping, *args) -> dict:
-    """Runs `method(module, *args)`, its submodules with inputs of their own.
-
-    Args:
-        module: with parameters `params`.
-        method: what is run; its result is not used.
-        params: of the submodules that it calls.
-        feeds: path of a submodule -> what its first argument becomes.
-        *args: of the method.
-
-    Returns:
-        Path -> output of each submodule in `feeds`.
-    """
-
-    @jax.jit
-    def run(params, feeds, *args):
-        outputs = {}
-
-        def feed(call, args, kwargs, context):
-            path = "/".join(context.module.path)
-            if path not in feeds or context.method_name != "__call__":
-                return call(*args, **kwargs)
-            outputs[path] = call(feeds[path], *args[1:], **kwargs)
-            return outputs[path]
-
-        with nn.intercept_methods(feed):
-            module.apply({"params": params}, *args, method=method)
-        return outputs
-
-    return run(params, dict(feeds), *args)
-
-
-def _path(name: str) -> str:
-    """Our path of one of the VAE's modules in diffusers."""
-    name = re.sub(r"(?:down|up)_blocks\.(\d+)\.(\w+samplers)\.0", r"\2.\1", name)
-    return re.sub(r"\.(\d+)", r"_\1", name).replace(".", "/")
-
-
-def _channels_last(frames: np.ndarray) -> np.ndarray:
-    return np.moveaxis(frames, 1, -1)
-
-
-def _joined(streams: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
-    """Streams of tokens, or moments, as one array."""
-    return np.concatenate(streams, axis=1) if isinstance(streams, tuple) else streams
-
-
-def _normal(*shapes: tuple[int, ...]) -> list[np.ndarray]:
-    rng = np.random.default_rng(_SEED)
-    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+def _copies(src: pathlib.Path, dst: pathlib.Path) -> Iterator[Row]:
+    """A row for each file of tokenizer and scheduler, the same or not."""
+    for path in sorted({*companion_files(src), *companion_files(dst)}):
+        files = [root / path for root in (src, dst)]
+        contents = [file.read_bytes() if file.is_file() else None for file in files]
+        error = 0.0 if contents[0] == contents[1] else np.inf
+        size = f"{len(contents[0] or b'')} bytes"
+        yield Row(f"{path.parts[0]}: copied files", str(path), size, error, error, 0.0)

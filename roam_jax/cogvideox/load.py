@@ -14,12 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
-from roam_jax.cogvideox.components import COMPONENTS
+from roam_jax.cogvideox.components import COMPONENTS, NetworkConfig
 from roam_jax.cogvideox.importing import MANIFEST_FILE, WEIGHTS_FILE, Manifest, hash_file
 from roam_jax.cogvideox.mapped import open_tensors
 from roam_jax.cogvideox.names import account_params
+from roam_jax.cogvideox.text_encoder import TextEncoder
 from roam_jax.cogvideox.transformer import Transformer
 from roam_jax.cogvideox.vae import VAE
 from roam_jax.contracts import Params
@@ -42,21 +44,29 @@ def load_transformer(
         FileNotFoundError: not a converted folder.
         ValueError: the files do not belong together.
     """
-    config, params = _load(pathlib.Path(path), "transformer")
+    config, params = _load(path, "transformer")
     return Transformer(config, _compute_dtype(dtype)), params
 
 
 def load_vae(path: str | os.PathLike[str], *, dtype: Any = None) -> tuple[VAE, Params]:
     """Opens DST/vae; as `load_transformer`."""
-    config, params = _load(pathlib.Path(path), "vae")
+    config, params = _load(path, "vae")
     return VAE(config, _compute_dtype(dtype)), params
+
+
+def load_text_encoder(
+    path: str | os.PathLike[str], *, dtype: Any = None
+) -> tuple[TextEncoder, Params]:
+    """Opens DST/text_encoder; as `load_transformer`, for (B, S) token ids."""
+    config, params = _load(path, "text_encoder")
+    return TextEncoder(config, _compute_dtype(dtype)), params
 
 
 def fingerprint(folder: str | os.PathLike[str]) -> str:
     """Hash of a converted network, its weights and its config; reads the whole file.
 
     Args:
-        folder: DST/transformer or DST/vae.
+        folder: DST/transformer, DST/vae or DST/text_encoder.
 
     Raises:
         FileNotFoundError: not a converted network.
@@ -74,14 +84,31 @@ def _compute_dtype(dtype: Any) -> Any:
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
-def _load(path: pathlib.Path, part: str) -> tuple[Any, Params]:
-    folder = path / part
+def open_parameters(
+    path: str | os.PathLike[str], part: str
+) -> tuple[NetworkConfig, dict[str, np.ndarray]]:
+    """Config of one network of a converted folder, and read-only views by "/"-joined name.
+
+    Args:
+        path: the converted folder DST.
+        part: a name of `COMPONENTS`.
+
+    Raises:
+        FileNotFoundError: not a converted folder.
+        ValueError: the files do not belong together.
+    """
+    folder = pathlib.Path(path) / part
     _read_manifest(folder)
     config = COMPONENTS[part].read_config(folder)
     names = COMPONENTS[part].names(config)
     parameters = open_tensors(folder / WEIGHTS_FILE)
     found = {name: parameter.shape for name, parameter in parameters.items()}
     account_params(names, found, where=str(folder))
+    return config, parameters
+
+
+def _load(path: str | os.PathLike[str], part: str) -> tuple[Any, Params]:
+    config, parameters = open_parameters(path, part)
     return config, traverse_util.unflatten_dict(parameters, sep="/")
 
 

@@ -68,7 +68,8 @@ class TensorName:
 
     def to_ours(self, tensor: np.ndarray) -> np.ndarray:
         """A view of one source tensor (one layer) in our layout."""
-        return tensor.transpose(_AXES[self.layout])
+        axes = _AXES[self.layout]
+        return tensor if axes is None else tensor.transpose(axes)
 
     def to_theirs(self, parameter: np.ndarray) -> dict[str, np.ndarray]:
         """Views of our (stacked) parameter as diffusers' tensors, by key."""

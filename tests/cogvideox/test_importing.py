@@ -171,18 +171,18 @@ def test_a_vae_of_another_model_is_refused(src):
 def test_missing_parts_are_named(src):
     (src / "transformer" / WEIGHTS).rename(src / "moved")
     refuse(src, r"transformer: no \*.safetensors file", error=FileNotFoundError)
-    found = "this is one network, a CogVideoXTransformer3DModel; expected a folder transformer or"
+    found = "one network, a CogVideoXTransformer3DModel; expected a folder transformer, vae or"
     refuse(src / "transformer", found, error=FileNotFoundError)
     (src / "transformer" / "config.json").unlink()
     refuse(src, "config.json: no such file", error=FileNotFoundError)
     refuse(
         src / "transformer",
-        "folder transformer or vae in it, found nothing",
+        "folder transformer, vae or text_encoder in it, found nothing",
         error=FileNotFoundError,
     )
     refuse(src / "nowhere", "nowhere: no such folder", error=FileNotFoundError)
     (src / "transformer").rename(src / "unet")
-    refuse(src, "expected a folder transformer or vae in it, found moved, unet", error=OSError)
+    refuse(src, "vae or text_encoder in it, found moved, unet", error=OSError)
 
 
 def test_two_candidates_are_refused(src):

@@ -64,6 +64,6 @@ def test_misfits_are_refused_and_nothing_is_left(params, tmp_path):
     message = "parameters of transformer: .* 1 unexpected: graft/x"
     with pytest.raises(ValueError, match=message):
         save_diffusers(tmp_path / "out", transformer=(TINY, changed))
-    with pytest.raises(ValueError, match="expected transformer or vae"):
+    with pytest.raises(ValueError, match="expected transformer, vae or text_encoder"):
         save_diffusers(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -1,137 +1,112 @@
-"""The commands: exit codes, one message, nothing half-written; text against the T5 encoder."""
+"""The commands: exit codes, one message, nothing half-written; and the prompts of a dataset."""
 
-import json
+import sys
 
 import numpy as np
 import pytest
 
-from convert.__main__ import main
+from convert.__main__ import VERBS, main
+from roam_jax.cli.arguments import run_command
 from roam_jax.cogvideox.load import fingerprint
 from roam_jax.cogvideox.save import save_diffusers
 from roam_jax.data.dataset import EpisodeReader
 from tests.cogvideox.diffusers_models import TINY, random_params
 from tests.data import rlds
 
-PROMPTS = ["pick up the red cube", "", "close the drawer"]
+
+@pytest.fixture
+def command(monkeypatch):
+    """Exit code of a command line."""
+
+    def run(*arguments) -> int:
+        monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
+        try:
+            run_command(main)
+        except SystemExit as stop:
+            return stop.code or 0
+        return 0
+
+    return run
 
 
-def test_import(tmp_path, capsys):
+def test_import(command, tmp_path, capsys):
     save_diffusers(tmp_path / "src", transformer=(TINY, random_params(TINY)), dtype=np.float16)
-    argv = ["import", "--src", str(tmp_path / "src"), "--dst", str(tmp_path / "dst")]
-    assert main(argv) == 0
+    (tmp_path / "src" / "tokenizer").mkdir()
+    (tmp_path / "src" / "tokenizer" / "spiece.model").write_bytes(b"x")
+    argv = ["import", "--src", tmp_path / "src", "--dst", tmp_path / "dst"]
+    assert command(*argv) == 0
     printed = capsys.readouterr().out
     assert "parameters in 88 tensors (88 float16)" in printed
     assert fingerprint(tmp_path / "dst" / "transformer") in printed
+    assert "dst/tokenizer/spiece.model: copied" in printed
 
-    assert main(argv) == 1
+    assert command(*argv) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("convert import: ") and captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert "dst exists" in captured.err
 
 
-@pytest.mark.parametrize("argv", [["import", "--help"], ["text", "--help"]])
-def test_help_has_an_example(argv, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
-    assert stop.value.code == 0
-    assert f"example: python -m convert {argv[0]}" in capsys.readouterr().out
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example(verb, command, capsys):
+    assert command(verb, "--help") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: python -m convert {verb} ")
+    assert f"example:\n  python -m convert {verb} " in printed
 
 
-@pytest.mark.parametrize("argv", [[], ["import"], ["export"]])
-def test_bad_usage_is_not_success(argv, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
-    assert stop.value.code == 2
-    assert "usage: python -m convert" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A random two-layer T5 and a tokenizer in the format of CogVideoX: a sentencepiece model."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    sentencepiece = pytest.importorskip("sentencepiece")
-    folder = tmp_path_factory.mktemp("t5")
-    (folder / "tokenizer").mkdir()
-    prefix = folder / "tokenizer" / "spiece"
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(PROMPTS * 4), model_prefix=str(prefix), vocab_size=28,
-        hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-    )  # fmt: skip
-    config = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "<pad>"}
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
-    torch.manual_seed(0)
-    config = transformers.T5Config(
-        vocab_size=28, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3,
-        feed_forward_proj="gated-gelu",
-    )  # fmt: skip
-    transformers.T5EncoderModel(config).save_pretrained(folder / "text_encoder")
-    return folder
-
-
-def text(model, tmp_path, prompts):
-    (tmp_path / "prompts.txt").write_text(prompts)
-    argv = ["text", "--model", str(model), "--prompts", str(tmp_path / "prompts.txt")]
-    return main([*argv, "--out", str(tmp_path / "out.safetensors")])
-
-
-def test_text_equals_the_encoder(model, tmp_path):
-    """As diffusers' pipeline calls it: padded to 226 tokens, no attention mask."""
-    import torch
-    from safetensors import safe_open
-    from transformers import T5EncoderModel, T5Tokenizer
-
-    assert text(model, tmp_path, "\n".join(PROMPTS) + "\n") == 0
-    with safe_open(tmp_path / "out.safetensors", "numpy") as file:
-        assert json.loads(file.metadata()["prompts"]) == PROMPTS
-        embeddings = file.get_tensor("embeddings")
-    tokenizer = T5Tokenizer.from_pretrained(model / "tokenizer")
-    encoder = T5EncoderModel.from_pretrained(model / "text_encoder")
-    ids = tokenizer(
-        PROMPTS, padding="max_length", max_length=226, truncation=True, return_tensors="pt"
-    ).input_ids
-    assert ids[1].tolist() == [1] + [0] * 225
-    with torch.no_grad():
-        expected = encoder(ids)[0].numpy()
-    assert embeddings.shape == (3, 226, 24) and embeddings.dtype == np.float16
-    np.testing.assert_allclose(embeddings, expected, rtol=1e-3, atol=1e-4)
-    assert np.abs(embeddings).mean() > 0.1
+def test_help_lists_the_verbs(command, capsys):
+    assert command("--help") == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n  {verb} " in printed for verb in VERBS)
 
 
 @pytest.mark.parametrize(
-    "prompts, message",
+    "argv, message",
     [
-        ("fine\n" + "cube " * 300, "prompts.txt:2: "),
-        ("", "prompts.txt: empty, expected one prompt a line"),
+        ([], "the following arguments are required: VERB"),
+        (["imports"], "error: no verb 'imports': did you mean 'import'"),
+        (["import", "--dst", "x"], "one of the arguments --src --ce is required"),
+        (["export", "--dst", "x"], "one of the arguments --src --workdir is required"),
+        (["export", "--src", "a", "--workdir", "b", "--dst", "x"], "not allowed with argument"),
+        (["export", "--workdir", "b", "--dst", "x", "--fast"], "unknown argument '--fast'"),
+        (["inspect"], "the following arguments are required: DIR|FILE"),
+        (["inspect", "nowhere"], "error: nowhere: no such file or folder"),
     ],
 )
-def test_text_refuses_what_it_would_cut(model, tmp_path, capsys, prompts, message):
-    assert text(model, tmp_path, prompts) == 1
-    assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["prompts.txt"]
+def test_bad_usage(argv, message, command, capsys):
+    assert command(*argv) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.out == ""
 
 
-def test_text_names_what_is_missing(model, tmp_path, capsys):
-    assert text(tmp_path, tmp_path, "a") == 1
-    assert "expected a folder tokenizer in it" in capsys.readouterr().err
-    (tmp_path / "out.safetensors").write_text("mine")
-    assert text(model, tmp_path, "a") == 1
-    assert "out.safetensors exists" in capsys.readouterr().err
+def test_without_torch_the_extra_is_named(command, monkeypatch, tmp_path, capsys):
+    for name in ("convert.verify", "convert.canvas_engineering"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "x.pt").write_bytes(b"")
+    for argv in (
+        ["verify", "--src", tmp_path],
+        ["import", "--ce", tmp_path / "x.pt", "--dst", tmp_path / "y"],
+        ["inspect", tmp_path / "x.pt"],
+    ):
+        assert command(*argv) == 2
+        hint = "`pip install -e '.[convert]'` in the checkout installs it"
+        assert hint in capsys.readouterr().err
 
 
-def test_prompts_are_the_distinct_instructions_of_both_splits(tmp_path, robot_root, capsys):
+def test_prompts_are_the_distinct_instructions_of_both_splits(command, tmp_path, robot_root):
     out = tmp_path / "prompts.txt"
-    assert main(["prompts", "--data", str(robot_root), "--out", str(out)]) == 0
+    assert command("prompts", "--data", robot_root, "--out", out) == 0
     found = out.read_text(encoding="utf-8").splitlines()
     readers = [EpisodeReader(robot_root, split) for split in ("train", "val")]
     assert found == sorted(
         {reader[i].header.instruction for reader in readers for i in range(len(reader))}
     )
-    assert main(["prompts", "--data", str(robot_root), "--out", str(out)]) != 0
-    assert "exists" in capsys.readouterr().err
+    with pytest.raises(FileExistsError, match="exists"):
+        main(["prompts", "--data", str(robot_root), "--out", str(out)])
 
 
-def test_prompts_of_a_dataset_with_a_declaration(tmp_path, capsys):
+def test_prompts_of_a_dataset_with_a_declaration(command, tmp_path, capsys):
     """Other names of splits, cameras and instructions."""
     episodes = [rlds.StoredEpisode.random(seed, 3) for seed in range(3)]
     for episode, text in zip(episodes, ("open", "close", "open"), strict=True):
@@ -148,8 +123,8 @@ def test_prompts_of_a_dataset_with_a_declaration(tmp_path, capsys):
         "    action=(Stored(('x',), 'steps/action', columns=(0,)),))\n"
     )
     out = tmp_path / "prompts.txt"
-    argv = ["prompts", "--data", str(root), "--out", str(out)]
-    assert main(argv) == 1  # Bridge's validation split is not there
+    argv = ["prompts", "--data", root, "--out", out]
+    assert command(*argv) == 2  # Bridge's validation split is not there
     assert "val" in capsys.readouterr().err and not out.exists()
-    assert main([*argv, "--declaration", str(tmp_path / "toy.py")]) == 0
+    assert command(*argv, "--declaration", tmp_path / "toy.py") == 0
     assert out.read_text().splitlines() == ["close", "open"]

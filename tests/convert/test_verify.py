@@ -4,17 +4,20 @@ import json
 import math
 import pathlib
 import re
-import sys
+import shutil
 
 import ml_dtypes
+import numpy as np
 import pytest
 
 from convert.__main__ import main
 from roam_jax.cogvideox.importing import import_diffusers
+from roam_jax.cogvideox.mapped import create_tensors, open_tensors
 from roam_jax.cogvideox.save import save_diffusers
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.cogvideox.vae_names import vae_names
 from tests.cogvideox.diffusers_models import TINY, random_params, random_transformer
+from tests.convert.pipelines import write_pipeline
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -44,6 +47,10 @@ def src(tmp_path_factory):
     return folder
 
 
+def command(*argv):
+    main(["verify", *map(str, argv)])
+
+
 def lines(text):
     """First column of the printed table -> the others."""
     cells = [re.split(r"  +", line) for line in text.splitlines()]
@@ -52,7 +59,7 @@ def lines(text):
 
 def test_the_packaged_weights_pass(capsys):
     """Both networks; every module of the transformer has its line or shares one."""
-    assert main(["verify", "--src", str(ASSETS)]) == 0
+    command("--src", ASSETS)
     printed = capsys.readouterr().out
     found = lines(printed)
     assert "all 446 comparisons are within their bounds" in printed
@@ -68,7 +75,8 @@ def test_the_packaged_weights_pass(capsys):
 
 def test_every_module_is_compared(src, capsys):
     """With errors of float32, not 0: the two sides are two computations."""
-    assert main(["verify", "--src", str(src), "--bound", "1e-12"]) == 1
+    with pytest.raises(ValueError, match="of 97 comparisons are beyond their bounds"):
+        command("--src", src, "--bound", "1e-12")
     found = lines(capsys.readouterr().out)
     assert found["transformer: 88 stored tensors (equal)"][-1] == "yes"
     beyond = {
@@ -88,7 +96,8 @@ def test_wrong_tensors_are_found(src, tmp_path, capsys):
         model.get_parameter(name).data.flatten()[7] += 0.5
     model.half().save_pretrained(tmp_path / "changed" / "transformer")
     import_diffusers(tmp_path / "changed", tmp_path / "dst")
-    assert main(["verify", "--src", str(src), "--dst", str(tmp_path / "dst")]) == 1
+    with pytest.raises(ValueError, match="^10 of 97 comparisons are beyond their bounds$"):
+        command("--src", src, "--dst", tmp_path / "dst")
     captured = capsys.readouterr()
     bad = {
         name.removeprefix("transformer.").split(" (")[0]: float(cells[1])
@@ -97,7 +106,6 @@ def test_wrong_tensors_are_found(src, tmp_path, capsys):
     }
     assert bad.keys() == {*WRONG, *WRONG.values(), UNSEEN, "velocity"}
     assert min(bad.values()) > 1e-4
-    assert captured.err == "convert verify: 10 of 97 comparisons are beyond their bounds\n"
 
 
 def test_a_vae_alone_and_in_bfloat16(tmp_path):
@@ -122,35 +130,72 @@ def test_not_a_number_is_never_within_a_bound():
     assert lines(table([good, bad, good])).keys() == {"module", "blocks.1 (worst of 3)"}
 
 
-def test_a_conversion_of_another_model_is_refused(src, tmp_path, capsys):
+def test_a_conversion_of_another_model_is_refused(src, tmp_path):
     import_diffusers(src, tmp_path / "dst")
     config = tmp_path / "dst" / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"norm_eps": 1e-3}))
-    assert main(["verify", "--src", str(src), "--dst", str(tmp_path / "dst")]) == 1
-    assert f"no conversion of {src / 'transformer'}: norm_eps = 0.001, not 1e-05" in (
-        capsys.readouterr().err
-    )
+    message = f"no conversion of {src / 'transformer'}: norm_eps = 0.001, not 1e-05"
+    with pytest.raises(ValueError, match=message):
+        command("--src", src, "--dst", tmp_path / "dst")
 
 
 def test_other_directories_are_refused(src, tmp_path, capsys):
-    def refused(src, *dst):
-        assert main(["verify", "--src", str(src), *dst]) == 1
-        captured = capsys.readouterr()
-        assert captured.out == "" and captured.err.count("\n") == 1
-        return captured.err
+    def refused(message, src, *dst, error=ValueError):
+        with pytest.raises(error, match=message):
+            command("--src", src, *dst)
+        assert capsys.readouterr().out == ""
 
     (tmp_path / "vae").mkdir()
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    assert "model_index.json: this is a StableDiffusionPipeline, expected" in refused(tmp_path)
-    assert "no manifest.json with weights.safetensors" in refused(src, "--dst", str(tmp_path))
+    refused("model_index.json: this is a StableDiffusionPipeline, expected", tmp_path)
+    message = "no manifest.json with weights.safetensors"
+    refused(message, src, "--dst", tmp_path, error=FileNotFoundError)
     lacking = tmp_path / "lacking" / "transformer"
     save_diffusers(tmp_path / "lacking", transformer=(TINY, random_params(TINY)))
     import_diffusers(tmp_path / "lacking", tmp_path / "dst")
     (lacking / "config.json").write_text(json.dumps(TINY.to_json() | {"num_layers": 4}))
-    assert "24 missing: " in refused(tmp_path / "lacking", "--dst", str(tmp_path / "dst"))
+    refused("24 missing: ", tmp_path / "lacking", "--dst", tmp_path / "dst")
 
 
-def test_without_torch_the_extra_is_named(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "convert.verify", None)
-    assert main(["verify", "--src", str(ASSETS)]) == 1
-    assert "`pip install -e '.[convert]'` in the checkout installs it" in capsys.readouterr().err
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A text encoder with its tokenizer and scheduler."""
+    folder = write_pipeline(tmp_path_factory.mktemp("text") / "src")
+    for name in ("transformer", "vae"):
+        shutil.rmtree(folder / name)
+    return folder
+
+
+def test_a_text_encoder_and_copied_files(pipeline, capsys):
+    command("--src", pipeline)
+    found = lines(capsys.readouterr().out)
+    assert found["text_encoder: 21 stored tensors (equal)"][-1] == "yes"
+    assert found["text_encoder.encoder.block.0.relative_attention_bias"][0] == "3x226x226"
+    blocks = [cells for name, cells in found.items() if "encoder.block" in name and "worst" in name]
+    assert 0 < float(blocks[0][1]) < 1e-6
+    assert 0 < float(found["text_encoder.embeddings"][1]) < BOUNDS["text_encoder"]
+    assert found["tokenizer: copied files (equal)"][-1] == "yes"
+
+
+def test_a_wrong_text_encoder_is_found(pipeline, tmp_path, capsys):
+    """The module alone and the whole; a file that is not the same; and one that is not there."""
+    import_diffusers(pipeline, tmp_path / "dst")
+    weights = tmp_path / "dst" / "text_encoder" / "weights.safetensors"
+    changed = {key: np.array(x) for key, x in open_tensors(weights).items()}
+    changed["layers/ff/wi_1/kernel"][1] *= 1.01
+    changed["relative_attention_bias/embedding"][20] += 0.1
+    with create_tensors(weights, {n: (x.shape, x.dtype) for n, x in changed.items()}) as views:
+        for name, tensor in changed.items():
+            views[name][...] = tensor
+    (tmp_path / "dst" / "tokenizer" / "spiece.model").write_bytes(b"other")
+    (tmp_path / "dst" / "tokenizer" / "tokenizer_config.json").unlink()
+    rows = verify(pipeline, tmp_path / "dst")
+    assert {row.module for row in rows if not row.ok} == {
+        "text_encoder.encoder.block.1.layer.1.DenseReluDense.wi_1.weight",
+        "text_encoder.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "text_encoder.encoder.block.0.relative_attention_bias",
+        "text_encoder.encoder.block.1",
+        "text_encoder.embeddings",
+        "tokenizer/spiece.model",
+        "tokenizer/tokenizer_config.json",
+    }
