@@ -26,7 +26,12 @@ from roam_jax.attention.grouped_cudnn import attend_groups
 from roam_jax.attention.planned import best_implementation, planned_attention
 from roam_jax.canvas.plan import compile_plan
 
-CASES = (causal_case, thought_case, hub_case, dense_case)
+CASES = {
+    "causal": causal_case,
+    "thought": thought_case,
+    "hub": hub_case,
+    "dense": dense_case,
+}
 PATHS = ("triton", "cudnn", "tiles")
 # Cuts of the forward and backward kernels that --tune tries: rows, step, warps, stages.
 CUTS = (
@@ -48,16 +53,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", type=int, default=8192)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--cases", default=",".join(CASES), help="default: %(default)s")
     parser.add_argument("--tune", action="store_true", help="other cuts of the kernels")
     options = parser.parse_args(argv)
+    cases = options.cases.split(",")
+    if unknown := set(cases) - CASES.keys():
+        parser.error(f"--cases {', '.join(unknown)}: expected some of {', '.join(CASES)}")
     if jax.default_backend() != "gpu":
         raise SystemExit(f"this needs an NVIDIA GPU, found {jax.default_backend()}")
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
     heads = draw(options.batch, options.cells, options.heads)
     base = time_both(cudnn_dense, heads)
     print(f"dense cuDNN, {options.cells} cells: {shown(base)}")
-    for make in CASES:
-        case = make(options.cells)
+    for name in cases:
+        case = CASES[name](options.cells)
         plan = compile_plan(case.layout, case.topology)
         chosen = best_implementation(plan, *heads[:3], platform="gpu")
         print(f"\n{case.name}: chosen by itself: {chosen}")
