@@ -3,6 +3,7 @@
 python eval.py --workdir runs/tiny
 python eval.py --workdir runs/tiny --step 100 --rounds 1,2,3 --config.eval.windows=0
 python eval.py --workdir runs/tiny --rounds 1,2,3,4,6 --extrapolate last
+python eval.py --workdir runs/tiny --metrics actions,video
 """
 
 import argparse
@@ -28,7 +29,12 @@ def main(argv: Sequence[str]) -> None:
         "Evaluate a trained run; writes WORKDIR/eval/STEP.json and pictures beside it.",
         example="python eval.py --workdir runs/tiny --rounds 1,2,3",
     )
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the run")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=pathlib.Path,
+        help="folder of the run, or a model directory",
+    )
     parser.add_argument("--step", type=int, help="which checkpoint (default: the latest)")
     parser.add_argument(
         "--rounds", type=rounds_list, help="numbers of rounds (default: 1 to the trained one)"
@@ -38,6 +44,13 @@ def main(argv: Sequence[str]) -> None:
         choices=["last"],
         help="rounds above the trained number reuse the parameters of the last one "
         "(default: they are refused)",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=lambda text: tuple(text.split(",")),
+        default=("actions",),
+        help="what is measured: actions (with velocity errors and round measures), video (sampled "
+        "continuations), or both as actions,video (default: actions)",
     )
     options, overrides = parse(parser, argv)
 
@@ -49,12 +62,14 @@ def main(argv: Sequence[str]) -> None:
         step=options.step,
         rounds=options.rounds,
         extrapolate=options.extrapolate,
+        metrics=options.metrics,
         overrides=functools.partial(override, arguments=overrides),
     )
     print(format_report(json.loads(path.read_text())))
     print(f"report:   {path}")
-    for picture in sorted(path.parent.glob(f"{path.stem}_*.png")):
-        print(f"picture:  {picture}")
+    for kind, ending in (("picture", "png"), ("video", "mp4")):
+        for file in sorted(path.parent.glob(f"{path.stem}_*.{ending}")):
+            print(f"{kind + ':':<9} {file}")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,15 @@ def _data() -> ml_collections.ConfigDict:
     data.workers = 0
     # Windows are encoded once before the first step where there are at most so many; 0 = never.
     data.encode_once = 0
+    # Folder of windows that `python -m roam_jax encode` has encoded; training then reads these and
+    # no frame, and encode_once has no say. Of a mixture, a folder with one folder a member.
+    data.latents = ""
+    # `encode` takes every n-th start of an episode (0 = every one); training on a folder that was
+    # made with another stride is refused (0 = whatever it was made with).
+    data.latents_stride = 0
+    # What trains the video: the mean of the VAE's posterior, or a sample of it, drawn anew at every
+    # step. What is observed is always the mean.
+    data.posterior = "mean"
     return data
 
 
@@ -254,4 +263,9 @@ def _eval() -> ml_collections.ConfigDict:
     evaluation.buckets = 5
     # Resamples of the bootstrap interval over episodes.
     evaluation.resamples = 1000
+    # Sampled continuations (eval.py --metrics video): windows of each split (0 = all), denoising
+    # steps, and the sampler, ddim or dpm.
+    evaluation.video_windows = 16
+    evaluation.video_steps = 50
+    evaluation.video_sampler = "ddim"
     return evaluation

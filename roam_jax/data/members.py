@@ -227,6 +227,17 @@ def common_spaces(
             f"data.mixture: members have other dimensions ({listed}); expected the same in all, or "
             "--config.data.mixture_actions=pad"
         )
+    return join_spaces(specs)
+
+
+def join_spaces(specs: Sequence[Spaces]) -> Spaces | None:
+    """All dimensions of several robots by name; None where they are the same.
+
+    Raises:
+        ValueError: one name means two things.
+    """
+    if len(set(specs)) == 1:
+        return None
     return Spaces(*(_union(kind) for kind in zip(*specs, strict=True)))
 
 

@@ -77,8 +77,8 @@ class WindowSource:
         # Where in a batch the dimensions of this dataset are.
         actions, proprio = statistics.actions.spec, statistics.proprio.spec
         space = spaces or Spaces(actions, proprio)
-        self.action_places = _places(actions, space.actions)
-        self.proprio_places = _places(proprio, space.proprio)
+        self.action_places = dimension_places(actions, space.actions)
+        self.proprio_places = dimension_places(proprio, space.proprio)
         # Window i belongs to the episode whose running total is the first above i.
         self._ends = np.cumsum(self.counts)
         self._refuse_or_log_left_out(longest=int(kept.max()))
@@ -258,14 +258,7 @@ class WindowSource:
 
     def _frames(self, episode: Episode, steps, camera: str) -> UInt8[np.ndarray, "T H W 3"]:
         """Some steps of a camera, resized."""
-        frames = episode.frames(steps, camera=camera)
-        height, width = self.options.image_size
-        if frames.shape[1:3] == (height, width):
-            return frames
-        # Area averaging is right for shrinking only; enlarging with it repeats pixels.
-        shrinks = height <= frames.shape[1] and width <= frames.shape[2]
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return np.stack([cv2.resize(f, (width, height), interpolation=method) for f in frames])
+        return resize_frames(episode.frames(steps, camera=camera), self.options.image_size)
 
     def _goal(self, episode: Episode, frames: np.ndarray, rng: np.random.Generator) -> int:
         """Stored step of the goal."""
@@ -291,7 +284,7 @@ class WindowSource:
         }
         if self._spaces is None:
             return fields
-        return _put(fields, self.action_places, self._spaces.actions, mask="action_mask")
+        return put_dimensions(fields, self.action_places, self._spaces.actions, mask="action_mask")
 
     def _states(self, episode: Episode, steps: np.ndarray) -> dict[str, np.ndarray]:
         """Robot state and reward at latent frames."""
@@ -300,9 +293,24 @@ class WindowSource:
         proprio = self.statistics.proprio.normalise(states)
         fields = {"observed_proprio": proprio[:now], "future_proprio": proprio[now:]}
         if self._spaces is not None:
-            fields = _put(fields, self.proprio_places, self._spaces.proprio, mask="proprio_mask")
+            fields = put_dimensions(
+                fields, self.proprio_places, self._spaces.proprio, mask="proprio_mask"
+            )
         reward = latent_rewards(_between_frames(episode.reward[steps], stride=self.stride))
         return {**fields, "observed_reward": reward[:now], "future_reward": reward[now:]}
+
+
+def resize_frames(
+    frames: UInt8[np.ndarray, "T rows columns 3"], size: tuple[int, ...]
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames of (height, width) pixels, as every window has them."""
+    height, width = size
+    if frames.shape[1:3] == (height, width):
+        return frames
+    # Area averaging is right for shrinking only; enlarging with it repeats pixels.
+    shrinks = height <= frames.shape[1] and width <= frames.shape[2]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(f, (width, height), interpolation=method) for f in frames])
 
 
 def _between_frames(reward: np.ndarray, *, stride: int) -> np.ndarray:
@@ -310,10 +318,17 @@ def _between_frames(reward: np.ndarray, *, stride: int) -> np.ndarray:
     return np.concatenate([reward[:1], reward[1:].reshape(-1, stride).sum(axis=1)])
 
 
-def _put(
+def put_dimensions(
     fields: dict[str, np.ndarray], places: list[int], space: VectorSpec, *, mask: str
 ) -> dict[str, np.ndarray]:
-    """Dimensions at their places in `space`, 0 elsewhere, and the mask of the places."""
+    """Dimensions at their places in `space`, 0 elsewhere, and the mask of the places.
+
+    Args:
+        fields: name -> rows in a robot's own dimensions.
+        places: of these in `space`.
+        space: the dimensions of all robots.
+        mask: name of the mask's field.
+    """
     found = {}
     for name, rows in fields.items():
         found[name] = np.zeros((len(rows), len(space)), rows.dtype)
@@ -323,5 +338,6 @@ def _put(
     return found
 
 
-def _places(spec: VectorSpec, space: VectorSpec) -> list[int]:
+def dimension_places(spec: VectorSpec, space: VectorSpec) -> list[int]:
+    """Where in `space` the dimensions of `spec` are, by name."""
     return [space.names.index(name) for name in spec.names]

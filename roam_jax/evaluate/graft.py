@@ -20,12 +20,11 @@ from roam_jax.evaluate.actions import ActionWindows, action_figures, baseline_pr
 from roam_jax.evaluate.pictures import draw_graft_pictures
 from roam_jax.evaluate.placement import rows_per_batch
 from roam_jax.evaluate.predictor import GraftPredictor
-from roam_jax.evaluate.rounds import round_figures, round_title
+from roam_jax.evaluate.rounds import choose_rounds, round_figures, round_title
 from roam_jax.evaluate.splits import by_member, own_dimensions, own_train_split
 from roam_jax.evaluate.streams import STREAMS, stream_figures
 from roam_jax.evaluate.video import bucket_figures
 from roam_jax.evaluate.windows import map_windows, spread_windows, timestep_buckets
-from roam_jax.model.looped import check_rounds
 from roam_jax.tasks.build import Experiment
 from roam_jax.viz.buckets import draw_buckets
 
@@ -58,17 +57,13 @@ class GraftEvaluation:
         self._buckets = timestep_buckets(experiment.model.schedule.steps, self._settings.buckets)
 
     def rounds(self, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
-        """The numbers of rounds to measure, in order; none given = 1 to the trained number.
+        """As `choose_rounds`.
 
         Raises:
-            ValueError: a number that the weights were not trained for, without `extrapolate`; or
-                no such extrapolation.
+            ValueError: as there.
         """
         trained = self._trained_rounds
-        wanted = wanted or tuple(range(1, trained + 1))
-        for number in wanted:
-            check_rounds(number, trained=trained, extrapolate=self._extrapolate)
-        return tuple(sorted(set(wanted)))
+        return choose_rounds(wanted, trained=trained, extrapolate=self._extrapolate)
 
     def report(self, params: Params, *, rounds: tuple[int, ...]) -> dict[str, Any]:
         """Figures of every split; docs/evaluate.md describes them."""

@@ -17,6 +17,7 @@ from roam_jax.contracts import VIDEO_FIELDS, Batch, Params
 from roam_jax.evaluate.placement import put_rows
 from roam_jax.evaluate.windows import PURE_NOISE, window_noise
 from roam_jax.tasks.graft import GraftModel
+from roam_jax.tasks.graft_sampling import sample_actions
 from roam_jax.tasks.streams import MASKS, TARGETS
 
 # What the model reads of a window, beside its latents; masks where robots differ.
@@ -103,25 +104,9 @@ class GraftPredictor:
             W): the observed frames and x0 of the others in one step, "measures": measure -> stream
             -> (B, depth, rounds)}.
         """
-        shape = (self.model.time.latents, *self.model.backbone.latent_shape)
-        drawn = window_noise(indices, stream, *timesteps, shape=shape)
-        others = {
-            name: window_noise(indices, stream + offset, *timesteps, shape=shape)[1]
-            for name, (offset, shape) in self._other_noise.items()
-        }
-        drawn = put_rows((*drawn, others), params)
+        drawn = draw_noise(self.model, indices, timesteps=timesteps, stream=stream)
+        drawn = put_rows(drawn, params)
         return self._predict(params, windows, *drawn, rounds=rounds, action_steps=action_steps)
-
-    @property
-    def _other_noise(self) -> dict[str, tuple[int, tuple[int, ...]]]:
-        """Noise beside the video's: argument of the model -> its streams, shape for one window."""
-        model, found = self.model, {}
-        if model.diffuses_actions:
-            chunk = model.time.chunk, model.module.graft_config.action_dim
-            found["action_noise"] = ACTION_STREAMS, chunk
-        if model.predicts_cameras:
-            found["camera_noise"] = CAMERA_STREAMS, model.camera_noise_shape
-        return found
 
     def decode(
         self, params: Params, latents: Float[Array, "B F C h w"]
@@ -150,7 +135,7 @@ class GraftPredictor:
             "extrapolate": self._extrapolate,
         }
         if model.diffuses_actions:
-            outputs, measures = model.sample(params, batch, **inputs, steps=action_steps)
+            outputs, measures = sample_actions(model, params, batch, **inputs, steps=action_steps)
         else:
             outputs, measures = model.predict(params, batch, **inputs)
         x0 = model.schedule.predict_x0(outputs["noisy"], outputs["velocity"], timesteps)
@@ -176,3 +161,41 @@ class GraftPredictor:
             found["camera_error"] = model.camera_error(outputs)
             found["camera_zero_error"] = model.camera_error(zero)
         return found
+
+
+def draw_noise(
+    model: GraftModel,
+    indices: Int[Array | np.ndarray, " B"],
+    *,
+    timesteps: tuple[int, int],
+    stream: int,
+) -> tuple[Int[Array, " B"], Float[Array, "B F C h w"], dict[str, Array]]:
+    """What windows are noised with: a function of each window's index and the stream.
+
+    Args:
+        model: says what is noised.
+        indices: of the windows in their split.
+        timesteps: half-open range that each window's timestep is drawn from.
+        stream: which of a window's draws of noise.
+
+    Returns:
+        Timesteps, noise of the video, and "camera_noise" and "action_noise" where there are any.
+    """
+    shape = (model.time.latents, *model.backbone.latent_shape)
+    drawn, noise = window_noise(indices, stream, *timesteps, shape=shape)
+    others = {
+        name: window_noise(indices, stream + offset, *timesteps, shape=shape)[1]
+        for name, (offset, shape) in _other_noise(model).items()
+    }
+    return drawn, noise, others
+
+
+def _other_noise(model: GraftModel) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Noise beside the video's: argument of the model -> its streams, shape for one window."""
+    found = {}
+    if model.diffuses_actions:
+        chunk = model.time.chunk, model.module.graft_config.action_dim
+        found["action_noise"] = ACTION_STREAMS, chunk
+    if model.predicts_cameras:
+        found["camera_noise"] = CAMERA_STREAMS, model.camera_noise_shape
+    return found

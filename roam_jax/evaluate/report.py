@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from roam_jax.contracts import ACTION_NAMES, ACTION_UNITS
+from roam_jax.evaluate.report_video import continuation_lines, interval
 from roam_jax.evaluate.rounds import round_title
 
 MEASURES = {"residual": "residual", "cosine": "cosine", "gated_step": "gated step"}
@@ -24,8 +25,14 @@ def format_report(report: Mapping[str, Any]) -> str:
     kinds = {"graft": _graft_lines, "video": _video_lines, "vae": _vae_lines}
     lines = []
     for split, figures in report["splits"].items():
-        head = f"{split}: {figures['windows']} windows of {figures['episodes']} episodes"
-        lines += [head, *kinds[report["task"]](figures), ""]
+        # A report may be of continuations alone.
+        measured = figures if "windows" in figures else figures["continuation"]
+        lines.append(f"{split}: {measured['windows']} windows of {measured['episodes']} episodes")
+        if "windows" in figures:
+            lines += kinds[report["task"]](figures)
+        if "continuation" in figures:
+            lines += continuation_lines(figures["continuation"])
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -55,8 +62,8 @@ def _stream_lines(rounds: Mapping[str, Any]) -> Iterator[str]:
     for stream, one in next(iter(rounds.values())).get("streams", {}).items():
         yield f"  {stream}: normalised MSE [95 % of episodes], future at pure noise"
         for title, found in rounds.items():
-            yield f"    {title:<17}{_interval(found['streams'][stream]['mse'])}"
-        yield f"    {'last observed':<17}{_interval(one['last_observed_mse'])}"
+            yield f"    {title:<17}{interval(found['streams'][stream]['mse'])}"
+        yield f"    {'last observed':<17}{interval(one['last_observed_mse'])}"
 
 
 def _action_lines(rows: Mapping[str, Mapping[str, Any]], units: Mapping[str, str]) -> Iterator[str]:
@@ -76,7 +83,7 @@ def _action_lines(rows: Mapping[str, Mapping[str, Any]], units: Mapping[str, str
         gripper = f"{chunk['gripper_accuracy']:.1%}" if "gripper_accuracy" in chunk else "-"
         errors = "".join(f"{chunk['absolute_error'][d]:>{w}.4f}" for d, w in widths.items())
         yield (
-            f"    {name:<17}{_interval(chunk['mse']):<35}{first['mse']['mean']:>12.4f}"
+            f"    {name:<17}{interval(chunk['mse']):<35}{first['mse']['mean']:>12.4f}"
             f"{gripper:>9}{errors}"
         )
 
@@ -100,12 +107,6 @@ def _video_lines(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _vae_lines(figures: Mapping[str, Any]) -> Iterator[str]:
-    yield f"  PSNR               {_interval(figures['psnr'])} dB"
+    yield f"  PSNR               {interval(figures['psnr'])} dB"
     yield f"  of the mean colour {figures['mean_colour_psnr']:.4f} dB"
     yield f"  gain               {figures['psnr_gain']:.4f} dB"
-
-
-def _interval(estimate: Mapping[str, Any]) -> str:
-    ends = estimate["interval"]
-    text = "one episode, no interval" if ends is None else "{:.4f}, {:.4f}".format(*ends)
-    return f"{estimate['mean']:.4f} [{text}]"

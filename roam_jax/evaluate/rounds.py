@@ -13,7 +13,29 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from roam_jax.model.looped import check_rounds
+
 Measures = dict[str, dict[str, Float[np.ndarray, "windows depth rounds"]]]
+
+
+def choose_rounds(
+    wanted: tuple[int, ...] | None, *, trained: int, extrapolate: str | None
+) -> tuple[int, ...]:
+    """The numbers of rounds to measure, in order.
+
+    Args:
+        wanted: numbers that were asked for; None = 1 to the trained number.
+        trained: `loop.rounds`.
+        extrapolate: "last" allows more.
+
+    Raises:
+        ValueError: a number that the weights were not trained for, without `extrapolate`; or no
+            such extrapolation.
+    """
+    wanted = wanted or tuple(range(1, trained + 1))
+    for number in wanted:
+        check_rounds(number, trained=trained, extrapolate=extrapolate)
+    return tuple(sorted(set(wanted)))
 
 
 def round_title(number: str, figures: Mapping[str, Any], *, mark: str = " (extrapolated)") -> str:

@@ -1,46 +1,37 @@
-"""Evaluation of a run: from its workdir alone to a report and pictures.
-
-The config comes from the workdir; frozen weights and data are looked up where it says (or where an
-override says) and must be the ones that the run was trained with.
-"""
+"""Evaluation of a run: from its workdir or model directory alone to a report and pictures."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import ml_collections
 from absl import logging
 
 from roam_jax.contracts import Params
-from roam_jax.data.members import Member
-from roam_jax.data.statistics import RobotStatistics
+from roam_jax.evaluate.continuation import ContinuationEvaluation
 from roam_jax.evaluate.graft import GraftEvaluation
 from roam_jax.evaluate.pretraining import PretrainingEvaluation
 from roam_jax.evaluate.report import format_report
+from roam_jax.evaluate.saved import read_saved
 from roam_jax.evaluate.vae import VAEEvaluation
 from roam_jax.files import write_atomically
-from roam_jax.tasks.build import Experiment, build
-from roam_jax.tasks.datasets import saved_statistics
-from roam_jax.train.load import load_params
+from roam_jax.spelling import check_choice
+from roam_jax.tasks.build import Experiment
 from roam_jax.train.sharding import make_mesh
-from roam_jax.train.workdir import Workdir, differences, plain
+from roam_jax.train.workdir import plain
+
+# What may be measured: actions, velocity errors and round measures; and sampled continuations.
+METRICS = ACTIONS, VIDEO = ("actions", "video")
 
 __all__ = ["evaluate_experiment", "evaluate_workdir", "format_report", "make_evaluate_hook"]
-
-# Keys by which episodes are chosen, and how they are read.
-DATA_KEYS = ("data.root", "data.mixture", "data.declaration")
-# What may differ from the run's own config: where things are, how much is measured, on what.
-FREE_SECTIONS = ("eval.", "mesh.")
-FREE_KEYS = ("backbone.path", *DATA_KEYS, "data.text", "data.encode_once", "data.workers")
 
 
 @runtime_checkable
 class Evaluation(Protocol):
-    """What is measured of one kind of task."""
+    """A part of a report."""
 
     def rounds(self, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
         """The numbers of rounds that are measured; None = the usual ones."""
@@ -48,16 +39,21 @@ class Evaluation(Protocol):
     def report(self, params: Params, *, rounds: tuple[int, ...]) -> dict[str, Any]:
         """split -> figures."""
 
-    def metrics(self, params: Params) -> dict[str, float]:
-        """A few figures of the validation split."""
-
     def draw(
         self, params: Params, splits: dict[str, Any], prefix: pathlib.Path, *, rounds: tuple
     ) -> None:
         """Pictures PREFIX_*.png of the windows and of a report's figures."""
 
 
-def make_evaluation(experiment: Experiment, *, extrapolate: str | None = None) -> Evaluation:
+@runtime_checkable
+class TaskEvaluation(Evaluation, Protocol):
+    """What is measured of one kind of task, in training and after it."""
+
+    def metrics(self, params: Params) -> dict[str, float]:
+        """A few figures of the validation split."""
+
+
+def make_evaluation(experiment: Experiment, *, extrapolate: str | None = None) -> TaskEvaluation:
     """The evaluation of the experiment's kind of task.
 
     Raises:
@@ -72,6 +68,32 @@ def make_evaluation(experiment: Experiment, *, extrapolate: str | None = None) -
             "none"
         )
     return {"video": PretrainingEvaluation, "vae": VAEEvaluation}[task](experiment)
+
+
+def make_parts(
+    experiment: Experiment, metrics: Sequence[str], *, extrapolate: str | None = None
+) -> tuple[Evaluation, ...]:
+    """The evaluations that make up a report.
+
+    Args:
+        experiment: data and model.
+        metrics: names of `METRICS`.
+        extrapolate: as for `make_evaluation`.
+
+    Raises:
+        ValueError: an unknown name or none, continuations of a task that has none, or as
+            `make_evaluation`.
+    """
+    task = experiment.config.train.task
+    for name in metrics or ("",):
+        check_choice("metrics", name, METRICS)
+    if VIDEO in metrics and task != "graft":
+        raise ValueError(
+            f"metrics = {','.join(metrics)}: a run of train.task = {task!r} continues no video "
+            f"together with actions; expected {ACTIONS!r}, its own figures"
+        )
+    parts = {ACTIONS: make_evaluation, VIDEO: ContinuationEvaluation}
+    return tuple(parts[n](experiment, extrapolate=extrapolate) for n in METRICS if n in metrics)
 
 
 def make_evaluate_hook(experiment: Experiment) -> Callable[[Params, int], dict[str, float]]:
@@ -97,6 +119,7 @@ def evaluate_experiment(
     *,
     rounds: tuple[int, ...] | None = None,
     extrapolate: str | None = None,
+    metrics: Sequence[str] = (ACTIONS,),
 ) -> dict[str, Any]:
     """A report on every split, ready for JSON; docs/evaluate.md describes its layout.
 
@@ -105,32 +128,40 @@ def evaluate_experiment(
         params: the whole tree.
         rounds: numbers of rounds to measure; None = 1 to the trained one.
         extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
+        metrics: names of `METRICS`.
 
     Raises:
-        ValueError: rounds above the trained number without `extrapolate`, or `config.eval` out of
-            range.
+        ValueError: rounds above the trained number without `extrapolate`, metrics that the task
+            does not have, or `config.eval` out of range.
     """
-    evaluation = make_evaluation(experiment, extrapolate=extrapolate)
-    rounds = evaluation.rounds(rounds)
-    return _report(experiment, evaluation, params, rounds=rounds, extrapolate=extrapolate)
+    parts = make_parts(experiment, metrics, extrapolate=extrapolate)
+    rounds = parts[0].rounds(rounds)
+    return _report(
+        experiment, parts, params, metrics=metrics, rounds=rounds, extrapolate=extrapolate
+    )
 
 
 def _report(
     experiment: Experiment,
-    evaluation: Evaluation,
+    parts: Sequence[Evaluation],
     params: Params,
     *,
+    metrics: Sequence[str],
     rounds: tuple[int, ...],
     extrapolate: str | None,
 ) -> dict[str, Any]:
-    config = experiment.config
+    config, splits = experiment.config, {split: {} for split in experiment.splits}
+    for part in parts:
+        for split, figures in part.report(params, rounds=rounds).items():
+            splits.setdefault(split, {}).update(figures)
     return {
         "task": config.train.task,
         "rounds": list(rounds),
         "trained_rounds": config.loop.rounds,
         "extrapolate": extrapolate,
+        "metrics": list(metrics),
         "eval": plain(config.eval),
-        "splits": evaluation.report(params, rounds=rounds),
+        "splits": splits,
     }
 
 
@@ -140,17 +171,18 @@ def evaluate_workdir(
     step: int | None = None,
     rounds: tuple[int, ...] | None = None,
     extrapolate: str | None = None,
+    metrics: Sequence[str] = (ACTIONS,),
     overrides: Callable[[ml_collections.ConfigDict], None] | None = None,
 ) -> pathlib.Path:
     """Evaluates one checkpoint of a run.
 
     Args:
-        workdir: folder of the run.
+        workdir: folder of the run, or a model directory.
         step: which checkpoint; None = the latest.
         rounds: numbers of rounds to measure; None = 1 to the trained one.
         extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
-        overrides: changes the run's config in place. Only `eval.*`, `mesh.*` and `FREE_KEYS` may
-            change.
+        metrics: names of `METRICS`; the report holds what is named, and nothing of older reports.
+        overrides: as for `read_saved`.
 
     Returns:
         WORKDIR/eval/STEP.json, written last; pictures WORKDIR/eval/STEP_*.png lie beside it.
@@ -161,134 +193,25 @@ def evaluate_workdir(
         ValueError: overrides or rounds that the run does not allow; data or frozen weights that
             are not those it was trained with.
     """
-    folder = Workdir(pathlib.Path(workdir))
-    saved, provenance = folder.read()
-    config = ml_collections.ConfigDict(_with_tuples(saved))
-    if overrides is not None:
-        overrides(config)
-    changed = differences(saved, plain(config))
-    _check_overrides(changed, mixture=bool(config.data.mixture))
-    known = saved_statistics(provenance)
-    experiment = build(config, known)
-    _check_fingerprints(experiment, provenance.get("fingerprints", {}), changed)
-    if changed.keys() & set(DATA_KEYS) and config.train.task == "graft":
-        experiment = _with_statistics(experiment, known, where=folder.path)
-    evaluation = make_evaluation(experiment, extrapolate=extrapolate)
-    rounds = evaluation.rounds(rounds)
-    params, step = load_params(
-        experiment.task,
-        folder.checkpoints,
-        mesh=make_mesh(config.mesh.data, config.mesh.fsdp),
-        rules=experiment.rules,
-        seed=config.seed,
-        step=step,
+    saved = read_saved(workdir, overrides=overrides)
+    experiment = saved.experiment()
+    parts = make_parts(experiment, metrics, extrapolate=extrapolate)
+    rounds = parts[0].rounds(rounds)
+    mesh = make_mesh(saved.config.mesh.data, saved.config.mesh.fsdp)
+    params, step = saved.params(experiment.task, rules=experiment.rules, mesh=mesh, step=step)
+    logging.info("evaluating step %d of %s", step, saved.path)
+    report = _report(
+        experiment, parts, params, metrics=metrics, rounds=rounds, extrapolate=extrapolate
     )
-    logging.info("evaluating step %d of %s", step, folder.path)
-    report = _report(experiment, evaluation, params, rounds=rounds, extrapolate=extrapolate)
-    report = {"step": step, **report, "overrides": changed, **_origin(experiment)}
-    path = folder.path / "eval" / f"{step}.json"
+    report = {"step": step, **report, "overrides": saved.changed, **_origin(experiment)}
+    path = saved.path / "eval" / f"{step}.json"
     path.parent.mkdir(exist_ok=True)
-    evaluation.draw(params, report["splits"], path.with_suffix(""), rounds=rounds)
+    for part in parts:
+        part.draw(params, report["splits"], path.with_suffix(""), rounds=rounds)
     write_atomically(path, json.dumps(report, indent=1) + "\n")
     return path
-
-
-def _with_tuples(saved: Any) -> Any:
-    """What JSON gave back, with tuples for lists: an override must be of the type that it was."""
-    if isinstance(saved, Mapping):
-        return {name: _with_tuples(value) for name, value in saved.items()}
-    return tuple(map(_with_tuples, saved)) if isinstance(saved, list) else saved
 
 
 def _origin(experiment: Experiment) -> dict[str, Any]:
     data = {split: source.describe() for split, source in experiment.splits.items()}
     return {"data": data, "fingerprints": dict(experiment.fingerprints)}
-
-
-def _check_overrides(changed: Mapping[str, str], *, mixture: bool) -> None:
-    if mixture and "data.root" in changed:
-        raise ValueError(
-            f"data.root: {changed['data.root']}: the run's data is data.mixture, which is what to "
-            "override (the same names, other folders)"
-        )
-    refused = [
-        f"{key}: {values}"
-        for key, values in changed.items()
-        if key not in FREE_KEYS and not key.startswith(FREE_SECTIONS)
-    ]
-    if refused:
-        raise ValueError(
-            f"another model or task than the run's: {'; '.join(refused)}. Evaluation may override "
-            f"{', '.join((*(f'{section}*' for section in FREE_SECTIONS), *FREE_KEYS))}"
-        )
-
-
-def _with_statistics(
-    experiment: Experiment, saved: Mapping[str, RobotStatistics], *, where: pathlib.Path
-) -> Experiment:
-    """The experiment with its actions and states scaled as in training, on whatever data."""
-    names = [member.name for member in experiment.members]
-    if not saved:
-        raise ValueError(
-            f"{where} holds no statistics of actions and proprio (a run of an earlier version), so "
-            "its model cannot be measured on other data; expected the data.root that it was "
-            "trained with"
-        )
-    if list(saved) != names:
-        raise ValueError(
-            f"data.mixture has the members {_listed(names)}; {where} was trained with "
-            f"{_listed(saved)}, whose scaling of actions is used: expected the same, in this order"
-        )
-    members = tuple(_rescaled(member, saved[member.name]) for member in experiment.members)
-    return dataclasses.replace(experiment, members=members)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(name or "(one dataset)" for name in names)
-
-
-def _rescaled(member: Member, statistics: RobotStatistics) -> Member:
-    """A dataset under the scaling of another one.
-
-    Raises:
-        ValueError: its actions or states have other dimensions than were scaled.
-    """
-    found, own = member.statistics, f"data {member.name}".strip()
-    for kind in ("actions", "proprio"):
-        trained, here = getattr(statistics, kind).spec, getattr(found, kind).spec
-        if trained != here:
-            raise ValueError(
-                f"{own} in {found.root}: {kind} are {here}, the run was trained with {trained}; "
-                "expected the same dimensions, units and kinds"
-            )
-    if found.rate != statistics.rate:
-        logging.warning(
-            "%s in %s has %g actions a second, the run was trained with %g; figures compare "
-            "movements over different times (data.rate)",
-            own,
-            found.root,
-            found.rate,
-            statistics.rate,
-        )
-    return member.with_statistics(statistics)
-
-
-def _check_fingerprints(
-    experiment: Experiment, trained: Mapping[str, str], changed: Mapping[str, str]
-) -> None:
-    """Refuses other weights than the run's, and other data or text unless it was asked for."""
-    data_key = "data.mixture" if experiment.config.data.mixture else "data.root"
-    # Where fingerprinted inputs other than weights come from.
-    inputs = {"data": data_key, "mixture": data_key, "text": "data.text"}
-    for name, expected in trained.items():
-        kind = name.split("/")[0]
-        key = inputs.get(kind, "backbone.path")
-        found = experiment.fingerprints.get(name)
-        if found == expected or (kind in inputs and {data_key, key} & changed.keys()):
-            continue
-        what = name if kind in inputs else f"frozen weights {name!r}"
-        section, leaf = key.split(".")
-        raise ValueError(
-            f"{what} at {key} = {experiment.config[section][leaf]} has fingerprint {found}, the "
-            f"run was trained with {expected}; give the right one by --config.{key}=..."
-        )

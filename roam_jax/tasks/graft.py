@@ -21,8 +21,7 @@ from jaxtyping import Array, Float, Int
 from roam_jax.cogvideox.graft import GraftedTransformer
 from roam_jax.cogvideox.graft_canvas import FUTURE, GOAL, camera_regions, view_regions
 from roam_jax.cogvideox.graft_cells import DATA_FIELDS
-from roam_jax.contracts import VIDEO_FIELDS, ArraySpec, Batch, Params, TimeSpec
-from roam_jax.diffusion.sampler import ddim_step, next_timesteps, trailing_timesteps
+from roam_jax.contracts import ArraySpec, Batch, Params, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.spelling import check_choice
 from roam_jax.tasks.augment import Augmentation
@@ -32,8 +31,8 @@ from roam_jax.tasks.streams import (
     LOSSES,
     TARGETS,
     NoisedActions,
+    NoisedVideos,
     noise_actions,
-    present_dimensions,
     stream_error,
 )
 
@@ -89,6 +88,11 @@ class GraftModel:
         if GOAL in self.module.layout.regions:
             goal = ["goal_latent"]
         return (*FIRST_CAMERA, *cameras, *goal)
+
+    @property
+    def observed_fields(self) -> tuple[str, ...]:
+        """Those of `latent_fields` that hold nothing of what is predicted."""
+        return tuple(name for name in self.latent_fields if not name.startswith("target"))
 
     @property
     def predicts_cameras(self) -> bool:
@@ -150,14 +154,14 @@ class GraftModel:
         return {"data": {**data, FUTURE: actions.values}, "action_timesteps": actions.timesteps}
 
     def _views(
-        self, latents: Mapping[str, Array], noised: Float[Array, "B V f C h w"] | None
+        self, latents: Batch, noised: Float[Array, "B V f C h w"] | None
     ) -> dict[str, Float[Array, "B _ C h w"]]:
         """View region -> its latents: observed ones clean, those that are predicted noised."""
         views = {}
         for number, regions in enumerate(self._cameras):
             parts = [latents["observed_camera_latents"], noised]
             views |= {name: part[:, number] for name, part in zip(regions, parts, strict=False)}
-        if "goal_latent" in latents:
+        if GOAL in self.module.layout.regions:
             views[GOAL] = latents["goal_latent"]
         return {name: view.astype(self.module.dtype) for name, view in views.items()}
 
@@ -196,32 +200,88 @@ class GraftModel:
         Raises:
             ValueError: cameras are predicted and there is no noise for them.
         """
-        now = self.time.t_current
         latents = self.backbone.latents(params["vae"], batch, self.time, fields=self.latent_fields)
-        observed, clean = latents["observed_latents"], latents["target_latents"]
+        noised, targets = self.noise_videos(latents, timesteps, noise, camera_noise=camera_noise)
+        outputs, measures = self.denoise(
+            params,
+            {**batch, **latents},
+            noised,
+            timesteps=timesteps,
+            rounds=rounds,
+            actions=actions,
+            extrapolate=extrapolate,
+            wanted=wanted,
+        )
+        return {**outputs, **targets, "noisy": noised.latents}, measures
+
+    def noise_videos(
+        self,
+        latents: Mapping[str, Array],
+        timesteps: Int[Array, " B"],
+        noise: Float[Array, "B F C h w"],
+        *,
+        camera_noise: Float[Array, "B V f C h w"] | None = None,
+    ) -> tuple[NoisedVideos, dict[str, Array]]:
+        """The videos of `latent_fields` noised to `timesteps`, and "clean" with the velocities.
+
+        Raises:
+            ValueError: cameras are predicted and there is no noise for them.
+        """
+        now, clean = self.time.t_current, latents["target_latents"]
         noisy = self.schedule.add_noise(clean, noise, timesteps)
-        noisy = jnp.concatenate([observed, noisy[:, now:]], axis=1)
-        targets = {"target": self.schedule.velocity(clean, noise, timesteps)}
-        noised = None
+        noisy = jnp.concatenate([latents["observed_latents"], noisy[:, now:]], axis=1)
+        targets = {"target": self.schedule.velocity(clean, noise, timesteps), "clean": clean}
+        cameras = None
         if self.predicts_cameras:
-            if camera_noise is None:
-                raise ValueError(f"no camera_noise: expected (batch, *{self.camera_noise_shape})")
+            self.require_camera_noise(camera_noise)
             future = latents["target_camera_latents"][:, :, now:]
-            noised = self.schedule.add_noise(future, camera_noise, timesteps)
+            cameras = self.schedule.add_noise(future, camera_noise, timesteps)
             targets["camera_target"] = self.schedule.velocity(future, camera_noise, timesteps)
+        return NoisedVideos(noisy, cameras), targets
+
+    def require_camera_noise(self, camera_noise: Array | None) -> None:
+        """Refuses to predict further cameras without noise to start from.
+
+        Raises:
+            ValueError: cameras are predicted and there is no noise for them.
+        """
+        if self.predicts_cameras and camera_noise is None:
+            raise ValueError(f"no camera_noise: expected (batch, *{self.camera_noise_shape})")
+
+    def denoise(
+        self,
+        params: Params,
+        batch: Batch,
+        noised: NoisedVideos,
+        *,
+        timesteps: Int[Array, " B"],
+        rounds: int,
+        actions: NoisedActions | None = None,
+        extrapolate: str | None = None,
+        wanted: tuple[str, ...] | None = None,
+    ) -> tuple[dict[str, Array], dict]:
+        """Outputs of the module on videos that are noised already; nothing recorded is needed.
+
+        Args:
+            params, timesteps, rounds, actions, extrapolate, wanted: as for `predict`.
+            batch: windows whose observed videos are encoded (`observed_fields`).
+            noised: the videos.
+
+        Returns:
+            The outputs in float32 and the round measures.
+        """
         transformer = {name: value for name, value in params.items() if name != "vae"}
         outputs, measures = self.module.apply(
             {"params": transformer},
-            noisy.astype(self.module.dtype),
+            noised.latents.astype(self.module.dtype),
             jnp.asarray(batch["text"], self.module.dtype),
             self._modulation(timesteps),
-            **self._cells(batch, self._views(latents, noised), actions),
+            **self._cells(batch, self._views(batch, noised.cameras), actions),
             rounds=rounds,
             extrapolate=extrapolate,
             wanted=wanted,
         )
-        outputs = {name: value.astype(jnp.float32) for name, value in outputs.items()}
-        return {**outputs, **targets, "clean": clean, "noisy": noisy}, measures
+        return {name: value.astype(jnp.float32) for name, value in outputs.items()}, measures
 
     def _modulation(self, timesteps: Int[Array, " B"]) -> Int[Array, " B"] | Int[Array, "B F"]:
         """The timesteps that the blocks see: of rows, or of latent frames with clean ones at 0."""
@@ -229,66 +289,6 @@ class GraftModel:
             return timesteps
         predicted = np.arange(self.time.latents) >= self.time.t_current
         return timesteps[:, None] * predicted
-
-    def sample(
-        self,
-        params: Params,
-        batch: Batch,
-        *,
-        timesteps: Int[Array, " B"],
-        noise: Float[Array, "B F C h w"],
-        action_noise: Float[Array, "B P A"],
-        steps: int,
-        rounds: int,
-        camera_noise: Float[Array, "B V f C h w"] | None = None,
-        extrapolate: str | None = None,
-        wanted: tuple[str, ...] | None = None,
-    ) -> tuple[dict[str, Array], dict]:
-        """Actions denoised in a few steps while the future video stays at its timestep.
-
-        Dimensions that a robot lacks stay 0 throughout, as they are in training.
-
-        Args:
-            params, batch, timesteps, noise, rounds, camera_noise, extrapolate: as for `predict`; a
-                policy is deployed at t = 999.
-            action_noise: standard normal, where the actions start.
-            steps: static number of steps, each a pass through what actions need of the model.
-            wanted: outputs of the last step, actions among them; None = all.
-
-        Returns:
-            As `predict`, with "actions" (B, P, A) in normalised units.
-
-        Raises:
-            ValueError: `steps` is out of range.
-        """
-        encoded = {name: x for name, x in batch.items() if name not in VIDEO_FIELDS}
-        encoded |= self.backbone.latents(params["vae"], batch, self.time, fields=self.latent_fields)
-        present = present_dimensions(batch, "actions")
-
-        def step(actions, times, wanted=None):
-            now, following = times
-            outputs, measures = self.predict(
-                params,
-                encoded,
-                timesteps=timesteps,
-                noise=noise,
-                rounds=rounds,
-                camera_noise=camera_noise,
-                actions=NoisedActions(actions, jnp.full(timesteps.shape, now)),
-                extrapolate=extrapolate,
-                wanted=wanted,
-            )
-            velocity = outputs.pop("actions")
-            actions = ddim_step(self.schedule, actions, velocity, now, following)
-            return actions * present, outputs, measures
-
-        now = trailing_timesteps(self.schedule, steps)
-        times = np.stack([now, next_timesteps(now)], axis=1)
-        actions, _ = jax.lax.scan(
-            lambda a, t: (step(a, t, ("actions",))[0], None), action_noise * present, times[:-1]
-        )
-        actions, outputs, measures = step(actions, jnp.asarray(times[-1]), wanted)
-        return {**outputs, "actions": actions}, measures
 
     def diffusion_error(self, outputs: dict[str, Array]) -> Float[Array, " B"]:
         """Mean squared error of the velocity over predicted frames, by row."""

@@ -67,15 +67,24 @@ class Sketch:
         return encoded(task, time=self.time, latent_shape=shape, fields=fields)
 
 
-def sketch(config: ml_collections.ConfigDict) -> Sketch:
+def sketch(
+    config: ml_collections.ConfigDict, *, robot: tuple[int, int, bool] | None = None
+) -> Sketch:
     """Shapes of what `build` makes; reads headers of the weights and texts that are named.
+
+    Args:
+        config: the whole config.
+        robot: dimensions of actions and of states, and whether robots of a mixture lack some; None
+            = as the declarations say.
 
     Raises:
         FileNotFoundError, ValueError: a path leads nowhere, or a value of the config does not fit.
     """
     make_task = task_maker(config)
     time = TimeSpec(config.data.frames, config.canvas.t_current)
-    model, task, rules = make_task(config, time, _batch_spec(config, time))
+    model, task, rules = make_task(
+        config, time, _batch_spec(config, time, robot or _robot_sizes(config))
+    )
     return Sketch(config, time, model, task, rules, tuple(_assumed(config)))
 
 
@@ -93,9 +102,11 @@ def _assumed(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"data.text is empty: embeddings as {'the backbone' if own else published} has them"
 
 
-def _batch_spec(config: ml_collections.ConfigDict, time: TimeSpec) -> dict[str, ArraySpec]:
+def _batch_spec(
+    config: ml_collections.ConfigDict, time: TimeSpec, robot: tuple[int, int, bool]
+) -> dict[str, ArraySpec]:
     """The batch that `WindowSource` and the loader make."""
-    future, (actions, proprio, padded) = time.latents - time.t_current, _robot_sizes(config)
+    future, (actions, proprio, padded) = time.latents - time.t_current, robot
     windows = {
         "text": _text_shape(config),
         "past_actions": (time.past_actions, actions),

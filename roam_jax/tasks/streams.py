@@ -42,6 +42,17 @@ class NoisedActions(NamedTuple):
     timesteps: Array
 
 
+class NoisedVideos(NamedTuple):
+    """Latents of a window on their way from noise, where observed frames are clean throughout.
+
+    `latents` is (B, F, C, h, w), of the first camera; `cameras` (B, V, F - t_current, C, h, w), the
+    predicted frames of the others, or None where they are not predicted.
+    """
+
+    latents: Array
+    cameras: Array | None
+
+
 def present_dimensions(batch: Batch, stream: str) -> Float[Array, "#B 1 #A"]:
     """1 for each dimension of a stream that a row's robot has, 0 for the others.
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from roam_jax.contracts import Params, Task
-from roam_jax.train import sharding
+from roam_jax.train import names, sharding
 from roam_jax.train.checkpoint import Checkpoints
 from roam_jax.train.state import abstract_params, create_params, load_pretrained, merge, partition
 
@@ -41,8 +44,51 @@ def load_params(
     with Checkpoints(checkpoints) as saved:
         step = saved.pick(step)
         params = abstract_params(task, mesh, rules=rules)
-        trainable, frozen = partition(params, task.trainable)
+        trainable, _ = partition(params, task.trainable)
         trainable = saved.restore_trainable(trainable, step=step)
+    return _with_frozen(task, params, trainable, seed=seed), step
+
+
+def place_params(
+    task: Task,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    mesh: Mesh,
+    rules: sharding.Rules,
+    seed: int,
+    where: str,
+) -> Params:
+    """All parameters, what trained from arrays by name.
+
+    Args:
+        task, mesh, rules, seed: as for `load_params`.
+        arrays: "/"-joined name -> value of everything that trained.
+        where: they come from, for the message.
+
+    Raises:
+        ValueError: names that are missing, unexpected or of another shape, all in one message; or
+            the pretrained parameters do not fit the task.
+    """
+    params = abstract_params(task, mesh, rules=rules)
+    expected = names.flatten(partition(params, task.trainable)[0])
+    problems = [f"{name} is missing" for name in expected if name not in arrays]
+    problems += [f"{name} is unexpected" for name in arrays if name not in expected]
+    problems += [
+        f"{name} has shape {arrays[name].shape}, expected {leaf.shape}"
+        for name, leaf in expected.items()
+        if name in arrays and arrays[name].shape != leaf.shape
+    ]
+    if problems:
+        raise ValueError(f"{where}: trained parameters: {'; '.join(problems)}")
+    placed = {
+        name: jax.device_put(np.asarray(arrays[name], np.float32), leaf.sharding)
+        for name, leaf in expected.items()
+    }
+    return _with_frozen(task, params, names.unflatten(placed), seed=seed)
+
+
+def _with_frozen(task: Task, params: Params, trainable: Params, *, seed: int) -> Params:
+    """What trained, and what is frozen from its files; `params` has the shapes of both."""
+    _, frozen = partition(params, task.trainable)
     pretrained = load_pretrained(task, params)
-    frozen = create_params(task, frozen, pretrained=pretrained, seed=seed)
-    return merge(trainable, frozen), step
+    return merge(trainable, create_params(task, frozen, pretrained=pretrained, seed=seed))

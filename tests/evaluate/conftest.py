@@ -1,12 +1,18 @@
 """A small experiment: five episodes of noise, random weights of a very small CogVideoX."""
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from roam_jax.cli.arguments import load_config
 from roam_jax.evaluate.graft import GraftEvaluation
+from roam_jax.evaluate.model_directory import write_model_directory
 from roam_jax.tasks.build import build
+from roam_jax.train import names, optim
+from roam_jax.train.checkpoint import Checkpoints
+from roam_jax.train.state import TrainState, partition
+from roam_jax.train.workdir import Workdir, plain
 from tests.conftest import ROOT
 from tests.data import rlds
 from tests.tasks.models import fresh_params
@@ -85,3 +91,40 @@ def evaluation(experiment):
 @pytest.fixture(scope="session")
 def report(evaluation, params):
     return evaluation.report(params, rounds=(1, 2))
+
+
+@pytest.fixture(scope="session")
+def finished(experiment, params, tmp_path_factory):
+    """A workdir with checkpoints of steps 5 and 6, as training leaves them."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    return write_run(path, experiment, params, scales={5: 0.5, 6: 1.0})
+
+
+def write_run(path, experiment, params, *, scales):
+    """A workdir with checkpoints: step -> factor of what trained."""
+    config, task = experiment.config, experiment.task
+    workdir = Workdir(path)
+    workdir.create(config, experiment.provenance())
+    trainable, _ = partition(params, task.trainable)
+    tx, _ = optim.make_optimizer(config.optim, steps=100, no_decay=task.no_decay)
+    with Checkpoints(workdir.checkpoints, keep=2) as checkpoints:
+        for step, scale in scales.items():
+            scaled = jax.tree.map(lambda leaf, scale=scale: leaf * scale, trainable)
+            state = TrainState(np.int32(step), scaled, jax.jit(tx.init)(scaled))
+            checkpoints.save(step, state, data={}, config=plain(config))
+    return workdir.path
+
+
+@pytest.fixture
+def exported(finished, experiment, params, tmp_path):
+    """The model directory of step 6."""
+    config, provenance = Workdir(finished).read()
+    write_model_directory(
+        tmp_path / "model",
+        config=config,
+        provenance=provenance,
+        params_trainable=names.flatten(partition(params, experiment.task.trainable)[0]),
+        step=6,
+        command="test",
+    )
+    return tmp_path / "model"

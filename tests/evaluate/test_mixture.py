@@ -8,11 +8,14 @@ import pytest
 
 from roam_jax.evaluate import run as run_module
 from roam_jax.evaluate.graft import GraftEvaluation
+from roam_jax.evaluate.observation import Observation
+from roam_jax.evaluate.policy import Policy
+from roam_jax.evaluate.predictor import GraftPredictor
 from roam_jax.evaluate.run import evaluate_workdir, make_evaluate_hook
 from roam_jax.evaluate.splits import file_name, own_dimensions, own_train_split
 from roam_jax.tasks.build import build
 from roam_jax.train.workdir import Workdir
-from tests.evaluate.conftest import make_config, make_params, write_toy
+from tests.evaluate.conftest import make_config, make_params, write_run, write_toy
 from tests.evaluate.test_run import with_overrides
 
 KINDS = ("actions", "frames")
@@ -129,6 +132,31 @@ def test_metrics_and_pictures_carry_the_members_names(
     kinds = [f"{s}_{m}_{k}" for s in ("train", "val") for m in ("gantry", "arm") for k in KINDS]
     found = {path.name for path in tmp_path.iterdir()}
     assert found == {"3_video.png", *(f"3_{kind}.png" for kind in kinds)}
+
+
+def test_a_policy_acts_for_one_member_of_a_mixture(mixed, mixed_params, tmp_path):
+    path = write_run(tmp_path / "run", mixed, mixed_params, scales={1: 1.0})
+    with pytest.raises(
+        ValueError, match="robot: the run has several robots; expected one of gantry"
+    ):
+        Policy.load(path)
+    policy, arm = Policy.load(path, robot="arm"), mixed.splits["val/arm"]
+    assert policy.actions.names == ("elbow", "wrist", "z")
+    window = {name: np.asarray(value)[None] for name, value in arm[0].items()}
+    own = GraftPredictor(mixed.model)
+    encoded = own.encode(mixed_params, window)
+    found = own.deploy(mixed_params, encoded, np.zeros(1, np.int32), rounds=1)
+    chunk = np.asarray(found["actions"])[0][:, arm.action_places]
+    episode, first = arm.reader[int(window["episode"][0])], int(window["start"][0])
+    steps = range(first, first + 5)
+    observation = Observation(
+        episode.frames(steps, camera="image_0"),
+        episode.command[first : first + 4],
+        proprio=episode.state[[first, first + 4]],
+    )
+    actions = policy(observation, instruction=episode.language_embedding)
+    expected = arm.statistics.actions.unnormalise(chunk)
+    np.testing.assert_allclose(actions, expected, rtol=1e-4, atol=1e-4)
 
 
 class Measured(Exception):

@@ -9,6 +9,7 @@ import pytest
 
 from roam_jax.evaluate.predictor import GraftPredictor
 from roam_jax.evaluate.windows import PURE_NOISE
+from roam_jax.tasks.graft_sampling import sample_actions
 from roam_jax.tasks.sketch import sketch
 from tests.tasks.models import make_params, random_batch
 
@@ -73,7 +74,7 @@ def test_cameras_and_goals_are_served(plan, predictor):
     # At pure noise the target is -x0, and predicting zero errs by the latents themselves.
     drawn = noise_of(predictor, params, windows) | {"timesteps": jnp.full(ROWS, 999)}
     outputs, _ = jax.jit(
-        lambda: plan.model.sample(params, windows, **drawn, steps=STEPS, rounds=1)
+        lambda: sample_actions(plan.model, params, windows, **drawn, steps=STEPS, rounds=1)
     )()
     x0 = np.asarray(windows["target_camera_latents"], np.float64)[:, :, plan.time.t_current :]
     error = ((np.asarray(outputs["camera_velocity"]) + x0) ** 2).mean(axis=(1, 2, 3, 4, 5))

@@ -11,6 +11,7 @@ from roam_jax.evaluate.report import format_report
 from roam_jax.evaluate.streams import stream_figures
 from roam_jax.evaluate.windows import PURE_NOISE, window_noise
 from roam_jax.tasks.build import build
+from roam_jax.tasks.graft_sampling import sample_actions
 from tests.tasks.models import make_params
 
 
@@ -44,7 +45,7 @@ def test_a_model_that_diffuses_actions_and_predicts_every_stream(experiment):
     @jax.jit
     def sample(batch, timesteps, noise, action_noise):
         drawn = {"timesteps": timesteps, "noise": noise, "action_noise": action_noise}
-        return model.sample(params, batch, **drawn, steps=2, rounds=1)[0]
+        return sample_actions(model, params, batch, **drawn, steps=2, rounds=1)[0]
 
     errors = {"actions": [], "proprio": []}
     time = experiment.time

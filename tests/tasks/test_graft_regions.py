@@ -11,6 +11,7 @@ from roam_jax.cogvideox.graft_canvas import PAST
 from roam_jax.diffusion.sampler import ddim_step, next_timesteps, trailing_timesteps
 from roam_jax.tasks.build import build
 from roam_jax.tasks.graft import NoisedActions
+from roam_jax.tasks.graft_sampling import sample_actions
 from roam_jax.train import names
 from roam_jax.train.state import partition
 from tests.tasks.models import first_batch, make_params
@@ -46,7 +47,7 @@ def deploy(model, params, **options):
     def predict(batch):
         if model.diffuses_actions:
             settings = {**drawn, "steps": STEPS, "rounds": 2, **options}
-            return model.sample(params, batch, timesteps=pure, **settings)[0]
+            return sample_actions(model, params, batch, timesteps=pure, **settings)[0]
         settings = {"noise": drawn["noise"], "rounds": 2, **options}
         return model.predict(params, batch, timesteps=pure, **settings)[0]
 

@@ -11,6 +11,7 @@ from roam_jax.cli.arguments import load_config
 from roam_jax.contracts import ArraySpec
 from roam_jax.evaluate.parameters import stored_parameters
 from roam_jax.evaluate.step_cost import trace_step
+from roam_jax.tasks.graft_sampling import sample_actions
 from roam_jax.tasks.graft_task import SHARDING_RULES, graft_model, graft_task
 from roam_jax.tasks.sketch import Sketch, sketch
 from roam_jax.tasks.streams import noise_actions, stream_error
@@ -52,7 +53,9 @@ def deploy(model, params):
 
     def predict(batch):
         if model.diffuses_actions:
-            return model.sample(params, batch, timesteps=pure, **drawn, steps=STEPS, rounds=2)[0]
+            return sample_actions(
+                model, params, batch, timesteps=pure, **drawn, steps=STEPS, rounds=2
+            )[0]
         return model.predict(params, batch, timesteps=pure, **drawn, rounds=2)[0]
 
     return jax.jit(predict)
@@ -244,8 +247,8 @@ def sampled(model, params, batch):
     drawn = draws(model)
     drawn["action_noise"] = drawn["action_noise"][..., :5]
     sample = jax.jit(
-        lambda batch: model.sample(
-            params, batch, timesteps=jnp.full(4, 999), **drawn, steps=STEPS, rounds=1
+        lambda batch: sample_actions(
+            model, params, batch, timesteps=jnp.full(4, 999), **drawn, steps=STEPS, rounds=1
         )[0]["actions"]
     )
     return np.asarray(sample(batch))

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from roam_jax.viz import figure as figures
 from roam_jax.viz.actions import draw_action_chunks
 from roam_jax.viz.batch import draw_windows
 from roam_jax.viz.buckets import draw_buckets
 from roam_jax.viz.frames import SHOWN, draw_frame_strips
+from roam_jax.viz.horizons import draw_horizons
+from roam_jax.viz.side_by_side import BORDER, HEADER, LINE, side_by_side
 from tests.viz.pixels import has_colour, pixels
 
 NAMES = ("x", "y", "gripper")
@@ -120,6 +123,41 @@ def test_bucket_curves(tmp_path, drawn):
     np.testing.assert_array_equal(line.get_ydata(), [1.0, 2.0])
     ends = np.array([segment[:, 1] for segment in segments.get_segments()])
     np.testing.assert_allclose(ends, [[0.5, 2.0], [2.0, 2.0]])
+
+
+def test_horizon_curves(tmp_path, drawn):
+    frames = [{"mean": 20.0, "interval": [19.0, 22.0]}, {"mean": 18.0, "interval": None}]
+    panels = {s: {m: {"rounds = 1": frames} for m in ("psnr", "ssim")} for s in ("train", "val")}
+    draw_horizons(tmp_path / "h.png", panels, frames=[5, 6])
+    assert [axes.get_title(loc="left") for axes in drawn] == ["train", "val", "", ""]
+    assert [axes.get_ylabel() for axes in drawn] == ["PSNR [dB]", "", "SSIM", ""]
+    (line,) = drawn[0].get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), [[5, 20], [6, 18]])
+    corners = {tuple(v) for v in drawn[0].collections[0].get_paths()[0].vertices.tolist()}
+    assert {(5.0, 19.0), (5.0, 22.0), (6.0, 18.0)} <= corners
+
+
+def test_clips_side_by_side():
+    rng = np.random.default_rng(3)
+    strips = {
+        name: rng.integers(0, 256, (2, 4, 65, 33, 3), dtype=np.uint8) for name in ("true", "a\nb")
+    }
+    video = side_by_side(strips, observed=3)
+    assert video.dtype == np.uint8 and len(video) == 4
+    assert video.shape[1] % 2 == 0 and video.shape[2] % 2 == 0
+    scale, top = 2, HEADER + 2 * LINE
+    tall, wide = 65 * scale + 2 * BORDER, 33 * scale + 2 * BORDER
+    for t, colour in ((2, figures.OBSERVED), (3, figures.PREDICTED)):
+        for row in range(2):
+            for column, frames in enumerate(strips.values()):
+                tile = video[t, top + row * tall :, column * wide :][:tall, :wide]
+                inside = tile[BORDER:-BORDER, BORDER:-BORDER]
+                np.testing.assert_array_equal(inside[::scale, ::scale], frames[row, t])
+                np.testing.assert_array_equal(inside[1::scale, 1::scale], frames[row, t])
+                border = np.round(np.array(to_rgb(colour)) * 255)
+                np.testing.assert_array_equal(tile[0, 0], border)
+    names = video[0, :top]
+    assert (names < 128).any() and (names == video[3, :top]).all()
 
 
 def test_a_failed_picture_leaves_the_old_one(tmp_path):

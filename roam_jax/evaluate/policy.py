@@ -1,0 +1,304 @@
+"""A trained run as a policy: from what a robot sees to the actions that it should do next.
+
+The future is pure noise at t = 999 when a policy acts, so one pass through the model gives a chunk
+of actions, and no video has to be sampled. Only what actions read is computed, and only observed
+frames are encoded. Actions equal those that an evaluation measures on the same window.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
+
+from roam_jax.cogvideox.graft_cells import DATA_FIELDS
+from roam_jax.cogvideox.importing import hash_file
+from roam_jax.contracts import Batch, Params, TimeSpec, VectorSpec
+from roam_jax.data.embedded import language_embedding
+from roam_jax.data.members import join_spaces
+from roam_jax.data.options import LANGUAGE_EMBEDDING, Spaces
+from roam_jax.data.statistics import RobotStatistics
+from roam_jax.data.text import TextEmbeddings
+from roam_jax.evaluate.observation import Observation, ObservationReader, per_world
+from roam_jax.evaluate.predictor import draw_noise
+from roam_jax.evaluate.saved import Saved, read_saved
+from roam_jax.evaluate.windows import PURE_NOISE
+from roam_jax.model.looped import check_rounds
+from roam_jax.tasks.datasets import EMBEDDED, dataset_choices
+from roam_jax.tasks.graft import GraftModel
+from roam_jax.tasks.graft_sampling import denoise_actions, encode_observed, pure_noise
+from roam_jax.train.sharding import make_mesh
+
+# Instructions whose embeddings are kept.
+INSTRUCTIONS_KEPT = 16
+Instruction = str | np.ndarray
+
+
+class Policy:
+    """Predicts actions; compiled on the first call, and once more for another number of worlds.
+
+    Made by `Policy.load`.
+
+    Args:
+        model: the model.
+        params: the whole tree.
+        reader: makes batches of observations.
+        embed: instruction -> text embedding.
+        rounds: number of rounds.
+        extrapolate: "last" allows more rounds than were trained.
+        action_steps: denoising steps of diffused actions.
+        step: training step that the parameters are of.
+    """
+
+    def __init__(
+        self,
+        model: GraftModel,
+        params: Params,
+        *,
+        reader: ObservationReader,
+        embed: Callable[[str], Float32[np.ndarray, "S D"]],
+        rounds: int,
+        extrapolate: str | None,
+        action_steps: int,
+        step: int,
+    ):
+        self._model, self._params, self._reader = model, params, reader
+        self._embed = functools.lru_cache(maxsize=INSTRUCTIONS_KEPT)(embed)
+        self.rounds, self.action_steps, self.step = rounds, action_steps, step
+        self._extrapolate = extrapolate
+        self._encode = jax.jit(self._encode_observed)
+        self._act = jax.jit(self._predict_actions)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | pathlib.Path,
+        *,
+        step: int | None = None,
+        rounds: int | None = None,
+        action_steps: int | None = None,
+        robot: str | None = None,
+        extrapolate: str | None = None,
+        overrides: Callable[[ml_collections.ConfigDict], None] | None = None,
+    ) -> Policy:
+        """Loads a policy from a run; its data does not have to be there.
+
+        Args:
+            path: a workdir or a model directory.
+            step: which checkpoint; None = the latest.
+            rounds: number of rounds; None = the trained one.
+            action_steps: denoising steps of the decoder `tokens_diffused`; None =
+                `eval.action_steps` of the run. Other decoders take one.
+            robot: whose actions are predicted, where a run has a mixture: a name of its members.
+            extrapolate: "last" allows more rounds than were trained.
+            overrides: changes the run's config in place, such as `backbone.path`; see `read_saved`.
+
+        Raises:
+            FileNotFoundError: no such folder or checkpoint, or weights or text embeddings are not
+                where the config says.
+            ValueError: the run has no policy, its weights are others than it was trained with, or
+                an argument that does not fit it.
+        """
+        saved = read_saved(path, overrides=overrides)
+        config, where = saved.config, saved.path
+        if config.train.task != "graft" or not config.canvas.action_weight:
+            why = f"train.task = {config.train.task!r}"
+            if config.train.task == "graft":
+                why = f"canvas.action_weight = {config.canvas.action_weight}"
+            raise ValueError(
+                f"{where} has no policy: {why}; expected a run of train.task = 'graft' that "
+                "learned actions"
+            )
+        plan = saved.model()
+        model = plan.model
+        rounds = config.loop.rounds if rounds is None else rounds
+        check_rounds(rounds, trained=config.loop.rounds, extrapolate=extrapolate)
+        if action_steps is None:
+            action_steps = config.eval.action_steps if model.diffuses_actions else 1
+        _check_action_steps(model, action_steps)
+        name, statistics = _pick_robot(saved, robot)
+        params, step = saved.params(
+            plan.task, rules=plan.rules, mesh=make_mesh(1, 1, devices=jax.devices()[:1]), step=step
+        )
+        return cls(
+            model,
+            params,
+            reader=_reader(saved, model, statistics),
+            embed=_embedder(saved, name),
+            rounds=rounds,
+            extrapolate=extrapolate,
+            action_steps=action_steps,
+            step=step,
+        )
+
+    @property
+    def time(self) -> TimeSpec:
+        """How observed frames and predicted actions lie in time."""
+        return self._model.time
+
+    @property
+    def actions(self) -> VectorSpec:
+        """Names, units and kinds of the predicted actions' dimensions."""
+        return self._reader.statistics.actions.spec
+
+    @property
+    def rate(self) -> float:
+        """Frames, and so actions, a second."""
+        return self._reader.statistics.rate
+
+    def __call__(
+        self,
+        observation: Observation,
+        *,
+        instruction: Instruction | Sequence[Instruction],
+        seed: int | Sequence[int] = 0,
+    ) -> Float32[np.ndarray, "P A"] | Float32[np.ndarray, "B P A"]:
+        """Actions in their units, the first of them the one to do now.
+
+        Args:
+            observation: of one world, or of B with a leading axis.
+            instruction: a text whose embedding is known (docs/policy.md says when), or the
+                embedding, (S, D) or (D,) where S = 1; one for all worlds, or a list of one each.
+            seed: of the noise that stands for the future, and that diffused actions start from. One
+                number gives world i seed + i. The noise of seed i is that of window i in an
+                evaluation.
+
+        Returns:
+            (P, A) actions of one world, (B, P, A) of B; `pooled` predicts one action, P = 1. A
+            gripper above 0.5 is to be open.
+
+        Raises:
+            ValueError: the observation does not fit the model, or an instruction is not known.
+        """
+        rows = observation if observation.batched else observation.with_axis()
+        size = len(rows.frames)
+        batch = self._reader.read(rows)
+        batch["text"] = self._texts(instruction, size)
+        seeds = np.arange(seed, seed + size) if np.ndim(seed) == 0 else seed
+        seeds = np.asarray(per_world(seeds, size, name="seeds"), np.int32)
+        actions = np.asarray(self._act(self._params, self._encode(self._params, batch), seeds))
+        chunk = actions[..., self._reader.action_places()]
+        chunk = self._reader.statistics.actions.unnormalise(chunk)
+        return chunk if observation.batched else chunk[0]
+
+    def _texts(
+        self, instruction: Instruction | Sequence[Instruction], size: int
+    ) -> Float32[np.ndarray, "B S D"]:
+        """The embedding of each world's instruction."""
+        if isinstance(instruction, str | np.ndarray):
+            instruction = [instruction] * size
+        sizes = self._model.backbone.transformer_config
+        shape = sizes.max_text_seq_length, sizes.text_embed_dim
+        found = []
+        for one in per_world(instruction, size, name="instructions"):
+            text = self._embed(one) if isinstance(one, str) else np.asarray(one, np.float32)
+            if shape[0] == 1 and text.ndim == 1:
+                text = text[None]
+            if text.shape != shape:
+                raise ValueError(
+                    f"instruction: an embedding of shape {text.shape}, expected {shape} as the "
+                    "run was trained with, or a text"
+                )
+            found.append(text)
+        return np.stack(found)
+
+    def _encode_observed(self, params: Params, batch: Batch) -> Batch:
+        return encode_observed(self._model, params, batch)
+
+    def _predict_actions(
+        self, params: Params, windows: Batch, seeds: Int[Array, " B"]
+    ) -> Float[Array, "B P A"]:
+        model, pure = self._model, self._model.schedule.steps - 1
+        _, noise, others = draw_noise(model, seeds, timesteps=(pure, pure + 1), stream=PURE_NOISE)
+        noised = pure_noise(model, windows, noise, camera_noise=others.get("camera_noise"))
+        options = {
+            "timesteps": jnp.full(seeds.shape, pure),
+            "rounds": self.rounds,
+            "extrapolate": self._extrapolate,
+            "wanted": ("actions",),
+        }
+        if model.diffuses_actions:
+            action_noise, steps = others["action_noise"], self.action_steps
+            outputs, _ = denoise_actions(
+                model, params, windows, noised, action_noise=action_noise, steps=steps, **options
+            )
+        else:
+            outputs, _ = model.denoise(params, windows, noised, **options)
+        return outputs["actions"]
+
+
+def _check_action_steps(model: GraftModel, steps: int) -> None:
+    """Refuses steps that a decoder does not take.
+
+    Raises:
+        ValueError: more than one without diffusion, or a number out of range.
+    """
+    if not model.diffuses_actions and steps != 1:
+        raise ValueError(
+            f"action_steps = {steps}: the decoder {model.module.graft_config.decoder!r} predicts "
+            "its actions at once; expected 1, or a run with decoder.kind = 'tokens_diffused'"
+        )
+    if not 1 <= steps <= model.schedule.steps:
+        raise ValueError(f"action_steps = {steps}: expected 1..{model.schedule.steps}")
+
+
+def _pick_robot(saved: Saved, robot: str | None) -> tuple[str, RobotStatistics]:
+    """The member of the run whose actions are predicted, and its scaling.
+
+    Raises:
+        ValueError: no such member, or none was named and there are several.
+    """
+    statistics = saved.statistics
+    if robot is None and len(statistics) == 1:
+        return next(iter(statistics.items()))
+    if robot not in statistics:
+        named = ", ".join(statistics)
+        given = f"{robot!r} is none of the run's" if robot else "the run has several robots"
+        raise ValueError(f"robot: {given}; expected one of {named or 'none: it has one dataset'}")
+    return robot, statistics[robot]
+
+
+def _reader(saved: Saved, model: GraftModel, statistics: RobotStatistics) -> ObservationReader:
+    config, regions = saved.config, model.module.layout.regions
+    specs = [Spaces(s.actions.spec, s.proprio.spec) for s in saved.statistics.values()]
+    return ObservationReader(
+        time=model.time,
+        image_size=tuple(config.data.image_size),
+        statistics=statistics,
+        spaces=join_spaces(specs),
+        cameras=tuple(config.data.cameras)[1:],
+        reads=tuple(field for region, field in DATA_FIELDS.items() if region in regions),
+        has_goal="goal_latent" in model.observed_fields,
+    )
+
+
+def _embedder(saved: Saved, member: str) -> Callable[[str], Float32[np.ndarray, "S D"]]:
+    """From an instruction to its embedding, as the run was trained.
+
+    Raises:
+        FileNotFoundError: the run's file of embeddings is not there.
+        ValueError: it is another one.
+    """
+    data = saved.config.data
+    if data.text != LANGUAGE_EMBEDDING:
+        embeddings = TextEmbeddings(data.text)
+        saved.check({"text": hash_file(embeddings.path)})
+        return embeddings.__getitem__
+    roots = {choice.name: str(choice.root) for choice in dataset_choices(data)}
+    if roots[member].partition(":")[0] == EMBEDDED:
+        return lambda text: language_embedding(text)[None]
+
+    def refuse(text: str) -> Float32[np.ndarray, "S D"]:
+        raise ValueError(
+            f"instruction {text!r}: the run reads the sentence embeddings that its dataset stores "
+            "(data.text = 'language_embedding') and nothing makes them of a text; expected the "
+            "embedding, an array of numbers"
+        )
+
+    return refuse
