@@ -12,6 +12,7 @@ from roam_jax.spelling import did_you_mean
 # Verb -> what it does; `main(argv)` of roam_jax.cli.VERB is imported when it is asked for.
 VERBS = {
     "describe": "what a config builds and costs, or what its data holds",
+    "encode": "the latents of all training windows on disk, for data.latents",
     "pack": "a dataset as ArrayRecord shards, which are read at random",
 }
 

@@ -160,6 +160,10 @@ class Batch(TypedDict, total=False):
     | observed_camera_latents | (B, V, t_current, C, H, W) | float32 | as `observed_latents`       |
     | target_camera_latents | (B, V, F, C, H, W) | float32 | as `target_latents`                   |
     | goal_latent     | (B, 1, C, H, W)    | float32 | scaled posterior mean of the goal frame     |
+    | *_logvar        | as its latents     | float32 | log-variance of the scaled posterior whose  |
+    |                 |                    |         | mean is the field named before `_logvar`    |
+    | posterior_key   | ()                 | key     | within a loss: target latents are samples   |
+    |                 |                    |         | of the posterior, drawn by it               |
     | text            | (B, S, D)          | float32 | text embedding                              |
     | past_actions    | (B, 4 t_current - 4, A) | float32 | in [-1, 1] by q01/q99, grippers 0,     |
     |                 |                    |         | 0.5 (undecided) or 1 by a forward scan      |
@@ -191,6 +195,9 @@ class Batch(TypedDict, total=False):
     observed_camera_latents: np.ndarray
     target_camera_latents: np.ndarray
     goal_latent: np.ndarray
+    target_latents_logvar: np.ndarray
+    target_camera_latents_logvar: np.ndarray
+    posterior_key: jax.Array
     text: np.ndarray
     past_actions: np.ndarray
     action_chunk: np.ndarray

@@ -210,8 +210,11 @@ def flop_lines(flops: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[
     yield from textwrap.wrap("  last line: " + "; ".join(shares), WIDTH, subsequent_indent="    ")
     if flops["vae_encoding"]:
         encoding = _si(flops["vae_encoding"])
-        once = config["data"]["encode_once"]
-        when = f"; none where all windows, at most {once:,}, are encoded once" if once else ""
+        data, when = config["data"], ""
+        if data["latents"]:
+            when = f"; none here, windows come from {data['latents']}"
+        elif data["encode_once"]:
+            when = f"; none where all windows, at most {data['encode_once']:,}, are encoded once"
         yield f"  VAE encoding adds {encoding} a step{when}"
 
 

@@ -32,6 +32,12 @@ def describe_run(experiment: Experiment) -> Iterator[str]:
             f"{about['episodes']:,} episodes, {about['windows']:,} windows of {about['frames']} "
             f"frames; {', '.join(left_out) or 'no episode left out'}"
         )
+    for source in experiment.latents:
+        about = source.describe()["latents"]
+        yield (
+            f"latents: {about['windows']:,} windows, {about['copies']} of each, in "
+            f"{about['folder']} ({about['bytes'] / 1e6:,.1f} MB)"
+        )
     yield from batch_lines(task.batch_spec)
 
 

@@ -299,7 +299,7 @@ def _decode(vae: VAE, params: Params, latents: Array) -> Float[Array, "B C T H W
 
 
 @jax.jit
-def _draw(key: Array, index: int, like: Array) -> Array:
+def _draw(key: Array, index: Array, like: Array) -> Array:
     return jax.random.normal(jax.random.fold_in(key, index), like.shape)
 
 

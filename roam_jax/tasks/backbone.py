@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.resources
+import math
 import pathlib
 from collections.abc import Collection
 
@@ -24,6 +25,7 @@ from roam_jax.cogvideox.load import fingerprint, load_transformer, load_vae
 from roam_jax.cogvideox.vae import VAE
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import Batch, Params, TimeSpec, cache_dir
+from roam_jax.tasks.row_map import map_rows
 
 TINY = "tiny"
 # Fields of a batch that hold latents -> the field with the frames that they are made of.
@@ -35,6 +37,10 @@ LATENT_FIELDS = {
     "goal_latent": "goal_frame",
 }
 FIRST_CAMERA = ("observed_latents", "target_latents")
+# What follows a field's name in that of its log-variance.
+LOGVAR = "_logvar"
+# Where a training batch carries the key of its draws from the posterior.
+POSTERIOR_KEY = "posterior_key"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,27 +139,46 @@ class Backbone:
             vae_params: of the VAE.
             batch: `frames`, and `camera_frames` and `goal_frame` where there are any.
             time: alignment of the window.
-            fields: which of `LATENT_FIELDS` are wanted; None = all that the batch has frames of.
+            fields: which of `LATENT_FIELDS` are wanted, and log-variances of these by their names
+                with `LOGVAR`; None = the latents of all frames that the batch has.
 
         Returns:
-            Field -> scaled posterior means, as `Batch` describes them.
+            Field -> scaled posterior means, or log-variances, as `Batch` describes them. Each row
+            is encoded alone, so its numbers do not depend on the batch.
         """
         if fields is None:
             fields = [name for name, frames in LATENT_FIELDS.items() if frames in batch]
         found = {}
-        for name in fields:
-            frames = jnp.asarray(batch[LATENT_FIELDS[name]])
+        for name, videos in LATENT_FIELDS.items():
+            wanted = {name, name + LOGVAR} & set(fields)
+            if not wanted:
+                continue
+            frames = jnp.asarray(batch[videos])
             if name.startswith("observed"):
                 frames = frames[..., : time.observed_frames, :, :, :]
             # Cameras are rows like any other: (B, V, T, ...) -> (B V, T, ...).
             rows = frames.reshape(-1, *frames.shape[-4:])
-            latents = self._encode_video(vae_params, to_video(rows))
-            found[name] = latents.reshape(*frames.shape[:-4], *latents.shape[1:])
+            moments = zip((name, name + LOGVAR), self._moments(vae_params, rows), strict=True)
+            found |= {
+                moment: values.reshape(*frames.shape[:-4], *values.shape[1:])
+                for moment, values in moments
+                if moment in wanted
+            }
         return found
 
-    def _encode_video(self, vae_params: Params, video: Array) -> Array:
-        mean, _ = self.vae.apply({"params": vae_params}, video, method=VAE.encode)
-        return jnp.moveaxis(mean, 1, 2).astype(jnp.float32) * self.vae_config.scaling_factor
+    def _moments(
+        self, vae_params: Params, frames: UInt8[Array, "N T H W 3"]
+    ) -> tuple[Float[Array, "N F C h w"], Float[Array, "N F C h w"]]:
+        """Mean and log-variance of the scaled latents of each video, encoded one at a time."""
+        scale = self.vae_config.scaling_factor
+
+        def encode(params: Params, frames: Array) -> tuple[Array, Array]:
+            video = to_video(frames[None])
+            moments = self.vae.apply({"params": params}, video, method=VAE.encode)
+            mean, logvar = (jnp.moveaxis(x[0], 0, 1).astype(jnp.float32) for x in moments)
+            return mean * scale, logvar + 2 * math.log(scale)
+
+        return map_rows(encode, vae_params, frames)
 
     def decode(
         self, vae_params: Params, latents: Float[Array, "B F C h w"]
@@ -172,10 +197,21 @@ class Backbone:
         *,
         fields: Collection[str] = FIRST_CAMERA,
     ) -> dict[str, Array]:
-        """The wanted `LATENT_FIELDS` of a batch, encoded here unless it brings them."""
+        """The wanted `LATENT_FIELDS` of a batch, encoded here unless it brings them.
+
+        Posterior means; with a key in the batch (`POSTERIOR_KEY`), samples of the target fields.
+        """
+        drawn = [name for name in fields if POSTERIOR_KEY in batch and name.startswith("target")]
+        read = [*fields, *(name + LOGVAR for name in drawn)]
         if "frames" in batch:
-            return self.encode_batch(vae_params, batch, time, fields=fields)
-        return {name: jnp.asarray(batch[name]) for name in fields}
+            found = self.encode_batch(vae_params, batch, time, fields=read)
+        else:
+            found = {name: jnp.asarray(batch[name]) for name in read}
+        for number, name in enumerate(drawn):
+            key, mean = jax.random.fold_in(batch[POSTERIOR_KEY], number), found[name]
+            spread = jnp.exp(0.5 * found[name + LOGVAR])
+            found[name] = mean + spread * jax.random.normal(key, mean.shape)
+        return {name: found[name] for name in fields}
 
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the pretrained weights, by network."""

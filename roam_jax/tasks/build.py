@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import pathlib
 import subprocess
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +23,8 @@ from absl import logging
 
 from roam_jax.axes import MESH_AXES
 from roam_jax.cogvideox.config import TransformerConfig
-from roam_jax.contracts import VIDEO_FIELDS, ArraySpec, Batch, Task, TimeSpec
+from roam_jax.contracts import ArraySpec, Batch, Task, TimeSpec
+from roam_jax.data.latent_cache import CachedLatents
 from roam_jax.data.latents import LatentSource, encode_windows
 from roam_jax.data.loader import Loader, Process, make_loader
 from roam_jax.data.members import Member
@@ -33,8 +34,16 @@ from roam_jax.spelling import check_choice
 from roam_jax.tasks import backbone as backbones
 from roam_jax.tasks import graft_task, vae, video
 from roam_jax.tasks.augment import Augmentation
-from roam_jax.tasks.backbone import FIRST_CAMERA, LATENT_FIELDS
+from roam_jax.tasks.backbone import LATENT_FIELDS, LOGVAR
 from roam_jax.tasks.datasets import STATISTICS, data_fingerprints, open_data
+from roam_jax.tasks.latents import (
+    encoded,
+    make_encoder,
+    open_caches,
+    read_fields,
+    refuse_changing,
+    sampling,
+)
 from roam_jax.train import sharding
 from roam_jax.train.curriculum import Curriculum
 
@@ -78,14 +87,36 @@ class Experiment:
             for member in self.members
         }
 
-    def batches(self) -> Loader:
-        """The endless training batches; encodes all windows first where the config says so.
+    @functools.cached_property
+    def latents(self) -> tuple[CachedLatents, ...]:
+        """Windows that `data.latents` names, of each member; () where it names none.
 
-        Each process of a cluster draws its own rows of every batch.
+        Opened when they are first asked for: evaluation reads frames and needs none.
+
+        Raises:
+            FileNotFoundError, ValueError: as `CachedLatents`.
         """
-        sources = [member.train for member in self.members]
+        if not self.config.data.latents:
+            return ()
+        return open_caches(self.config, self.members, self.model, self._latent_fields)
+
+    @property
+    def _latent_fields(self) -> list[str]:
+        """Latents and log-variances that a training batch brings."""
+        return [name for name in self.task.batch_spec if name.partition(LOGVAR)[0] in LATENT_FIELDS]
+
+    def batches(self) -> Loader:
+        """The endless training batches, from `data.latents` where that is given.
+
+        Encodes all windows first where the config says so. Each process of a cluster draws its own
+        rows of every batch.
+
+        Raises:
+            FileNotFoundError, ValueError: as `latents`.
+        """
+        sources = list(self.latents) or [member.train for member in self.members]
         workers = self.config.data.workers
-        if "target_latents" in self.task.batch_spec:
+        if self._latent_fields and not self.latents:
             sources = [self.encoded(source) for source in sources]
             if workers:
                 logging.info("data.workers = %d: none is needed, windows are in memory", workers)
@@ -101,11 +132,8 @@ class Experiment:
 
     def encoded(self, source: WindowSource) -> LatentSource:
         """The windows of a split with their videos encoded once, by the frozen VAE."""
-        backbone = self.model.backbone
-        params = jax.device_put(backbone.pretrained_vae())
-        fields = [name for name in LATENT_FIELDS if name in self.task.batch_spec]
-        encode = jax.jit(functools.partial(backbone.encode_batch, time=self.time, fields=fields))
-        return encode_windows(source, functools.partial(encode, params), batch_size=ENCODE_BATCH)
+        encode = make_encoder(self.model.backbone, self.time, self._latent_fields)
+        return encode_windows(source, encode, batch_size=ENCODE_BATCH)
 
     def provenance(self) -> dict[str, Any]:
         """What a later reader needs to know of where a run came from."""
@@ -114,6 +142,10 @@ class Experiment:
             "packages": {name: _version(name) for name in PACKAGES},
             "data": {split: source.describe() for split, source in self.splits.items()},
             "fingerprints": dict(self.fingerprints),
+            "latents": {
+                member.name: cache.describe()["latents"]
+                for member, cache in zip(self.members, self.latents, strict=False)
+            },
             STATISTICS: {m.name: json.loads(m.statistics.to_json()) for m in self.members},
         }
 
@@ -139,11 +171,9 @@ def build(
     fingerprints = data_fingerprints(config, members)
     if backbone := getattr(model, "backbone", None):
         fingerprints |= backbone.fingerprints()
-        windows = sum(len(member.train) for member in members)
-        if windows <= config.data.encode_once:
-            refuse_encoding_once(config)
-            fields = getattr(model, "latent_fields", FIRST_CAMERA)
-            task = encoded(task, time=time, latent_shape=backbone.latent_shape, fields=fields)
+        task = _with_latents(config, model, task, windows=sum(len(m.train) for m in members))
+    else:
+        _refuse_latents(config)
     return Experiment(
         config=config,
         time=time,
@@ -197,44 +227,42 @@ def _rounds(config: ml_collections.ConfigDict) -> Curriculum:
     return Curriculum(1, (), steps=train.steps)
 
 
-def encoded(
-    task: Task, *, time: TimeSpec, latent_shape: tuple[int, ...], fields: Collection[str]
+def _with_latents(
+    config: ml_collections.ConfigDict, model: Any, task: Task, *, windows: int
 ) -> Task:
-    """The task on batches whose videos, in its spec, were encoded before.
-
-    Args:
-        task: on batches that bring frames.
-        time: alignment of the window.
-        latent_shape: (C, h, w).
-        fields: which of `LATENT_FIELDS` the model reads.
-    """
-    frames = {"observed": time.t_current, "target": time.latents, "goal": 1}
-    spec = {}
-    for name, videos in LATENT_FIELDS.items():
-        if name in fields:
-            # (B, T, H, W, 3), and with several cameras (B, V, T, H, W, 3).
-            rows = task.batch_spec[videos].shape[:-4]
-            shape = (*rows, frames[name.partition("_")[0]], *latent_shape)
-            spec[name] = ArraySpec(shape, np.dtype(np.float32))
-    rest = {n: field for n, field in task.batch_spec.items() if n not in VIDEO_FIELDS}
-    return dataclasses.replace(task, batch_spec={**spec, **rest})
-
-
-def refuse_encoding_once(config: ml_collections.ConfigDict) -> None:
-    """Refuses what changes from one reading of a window to the next.
-
-    Raises:
-        ValueError: `data.augment` or a random goal, where windows are encoded once.
-    """
-    settings = Augmentation.from_config(config).changed
-    changing = [f"data.augment.{name} = {value}" for name, value in settings.items()]
-    if config.data.goal == "uniform":
-        changing.append("data.goal = 'uniform'")
-    if changing:
-        raise ValueError(
-            f"{', '.join(changing)} with data.encode_once = {config.data.encode_once}: windows "
-            "that were encoded once cannot change any more; expected data.encode_once = 0"
+    """The task on the batches that the config asks for: with frames, or encoded before."""
+    data, fields = config.data, read_fields(config, model.latent_fields)
+    once = windows <= data.encode_once
+    if data.latents:
+        # Copies on disk were augmented when they were made.
+        loss = dataclasses.replace(model, augmentation=Augmentation()).loss
+        task = dataclasses.replace(task, loss=loss)
+    elif once:
+        refuse_changing(
+            config,
+            where=f"data.encode_once = {data.encode_once}",
+            expected="data.encode_once = 0",
         )
+    if data.posterior == "sample":
+        task = dataclasses.replace(task, loss=sampling(task.loss))
+    if data.latents or once:
+        shape = model.backbone.latent_shape
+        task = encoded(task, time=model.time, latent_shape=shape, fields=fields)
+    return task
+
+
+def _refuse_latents(config: ml_collections.ConfigDict) -> None:
+    """For a task that trains the VAE itself."""
+    given = {
+        "data.latents": (config.data.latents, ""),
+        "data.posterior": (config.data.posterior, "mean"),
+    }
+    for key, (value, default) in given.items():
+        if value != default:
+            raise ValueError(
+                f"{key} = {value!r}: train.task = {config.train.task} trains the VAE, on frames; "
+                f"expected {default!r}"
+            )
 
 
 def _require_paths(config: ml_collections.ConfigDict) -> None:
@@ -242,7 +270,7 @@ def _require_paths(config: ml_collections.ConfigDict) -> None:
     needed = {
         "backbone.path": "python -m convert import --src DIFFUSERS_DIR --dst DIR",
         "data.root": "a copy of bridge_dataset/1.0.0 (docs/data.md), or 'embedded'",
-        "data.text": "python -m convert text --model DIFFUSERS_DIR --prompts FILE --out FILE",
+        "data.text": "python -m convert text --model DIR --prompts FILE --out FILE",
     }
     if config.train.task == "vae":
         del needed["backbone.path"]

@@ -28,6 +28,7 @@ FREE_KEYS = (
     "data.mixture",
     "data.declaration",
     "data.text",
+    "data.latents",
     "data.workers",
 )
 # The part of the provenance that must not change: what the data and the frozen weights are.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from absl import logging
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 
 from roam_jax.cogvideox.pipeline import Pipeline, to_pixels
@@ -128,7 +129,7 @@ def test_large_frames_are_decoded_in_tiles_as_diffusers_does(theirs, ours):
 
 def test_one_compilation_whatever_the_number_of_steps(ours, caplog):
     """Steps, scale and timesteps are arguments; progress counts from the compiled step on."""
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger=logging.get_absl_logger().name):
         for steps, guidance, dynamic in [(2, 5.0, False), (3, 7.5, True)]:
             seen = []
             ours.sample(
