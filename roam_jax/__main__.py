@@ -13,6 +13,7 @@ from roam_jax.spelling import did_you_mean
 VERBS = {
     "describe": "what a config builds and costs, or what its data holds",
     "encode": "the latents of all training windows on disk, for data.latents",
+    "generate": "a video of a prompt, or the future of a recorded window with its actions",
     "pack": "a dataset as ArrayRecord shards, which are read at random",
 }
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from roam_jax.cogvideox.importing import import_diffusers
 from tests.cogvideox.diffusers_models import TINY, random_transformer
+from tests.cogvideox.text_models import write_text_parts
 from tests.diffusion.test_schedule import SETTINGS
 from tests.tiny_weights import VAE_CONFIG
 
@@ -28,7 +29,7 @@ def random_vae(seed: int = 0):
 
 
 def write_pipeline(folder: pathlib.Path):
-    """folder/diffusers, folder/converted, and diffusers' pipeline itself."""
+    """folder/diffusers, folder/converted, and diffusers' pipeline itself, whose text is given."""
     from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 
     pipeline = CogVideoXPipeline(
@@ -40,6 +41,7 @@ def write_pipeline(folder: pathlib.Path):
     )
     for part in ("transformer", "vae", "scheduler"):
         getattr(pipeline, part).save_pretrained(folder / "diffusers" / part)
+    write_text_parts(folder / "diffusers")
     import_diffusers(folder / "diffusers", folder / "converted")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
