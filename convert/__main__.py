@@ -68,18 +68,23 @@ def _import(argv: Sequence[str]) -> None:
         _import_ce(options.ce, options.dst)
         return
 
-    from roam_jax.cogvideox.importing import companion_files, import_diffusers
-    from roam_jax.cogvideox.load import fingerprint
+    from convert.loops import LOOPS_FILE
+    from roam_jax.cogvideox.importing import companion_files, import_diffusers, not_imported
+    from roam_jax.cogvideox.load import written_fingerprint
 
     for name, manifest in import_diffusers(options.src, options.dst).items():
         dtypes = ", ".join(f"{count} {dtype}" for dtype, count in manifest.dtypes.items())
         size = f"{manifest.bytes / 1e6:,.1f} MB"
         print(
             f"{options.dst / name}: {manifest.parameters:,} parameters in {manifest.tensors} "
-            f"tensors ({dtypes}), {size}, fingerprint {fingerprint(options.dst / name)}"
+            f"tensors ({dtypes}), {size}, "
+            f"fingerprint {written_fingerprint(options.dst / name, manifest)}"
         )
     for file in companion_files(options.dst):
         print(f"{options.dst / file}: copied")
+    if others := not_imported(options.src):
+        hint = f"; `export --src {options.src} --as ce` and convert.loops read {LOOPS_FILE}"
+        print(f"not imported: {', '.join(others)}{hint if LOOPS_FILE in others else ''}")
 
 
 def _import_ce(src: pathlib.Path, dst: pathlib.Path) -> None:
@@ -130,18 +135,20 @@ def _export(argv: Sequence[str]) -> None:
         if options.step is not None or overrides:
             given = "--step" if options.step is not None else overrides[0]
             raise ValueError(f"{given} with --src: expected it with --workdir")
-        print(_export_folder(options.src, options.dst, form=options.form))
+        with _extra_needed():
+            print(_export_folder(options.src, options.dst, form=options.form))
         return
     from convert.export_run import export_run  # builds the model: not needed by the other verbs
 
-    written = export_run(
-        options.workdir,
-        options.dst,
-        command=f"python -m convert export {shlex.join(argv)}",
-        form=options.form,
-        step=options.step,
-        overrides=functools.partial(override, arguments=overrides),
-    )
+    with _extra_needed():
+        written = export_run(
+            options.workdir,
+            options.dst,
+            command=f"python -m convert export {shlex.join(argv)}",
+            form=options.form,
+            step=options.step,
+            overrides=functools.partial(override, arguments=overrides),
+        )
     print(written)
 
 

@@ -17,13 +17,16 @@ import dataclasses
 import pathlib
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+import struct
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
 
+from convert.ce_shapes import check_shapes
 from convert.loops import Loops
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.names import LAYER, transformer_names
@@ -42,6 +45,19 @@ _FIXED = {
 }
 # The smallest hidden width of its head, which is else half the latent channels.
 _HIDDEN = 8
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# What torch.load raises of files that are none of its own.
+_UNREADABLE = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +100,7 @@ _IN_HEAD = {
     "net.2.weight": _Place(f"{_DECODER}/out/kernel", 2, np.transpose, np.transpose),
     "net.2.bias": _Place(f"{_DECODER}/out/bias", 1),
 }
+_TO_OURS = {place.target: place.to_ours for place in (*_IN_BLOCK.values(), *_IN_HEAD.values())}
 _NEEDED = frozenset(place.target for place in (*_LOOP_ROWS.values(), *_IN_HEAD.values()))
 
 
@@ -128,14 +145,18 @@ def _check_expressible(loops: Loops, *, where: str) -> None:
         lacking.append(f"the parameters {', '.join(others)}")
     if lacking:
         raise ValueError(f"{where}: canvas-engineering has no place for {'; '.join(lacking)}")
-    if missing := sorted(_NEEDED - found.keys()):
-        raise ValueError(f"{where}: no parameters {', '.join(missing)}, expected all of a graft")
+    _check_whole(found, where=where)
     channels, hidden = found[f"{_DECODER}/hidden/kernel"].shape
     if hidden != max(channels // 2, _HIDDEN):
         raise ValueError(
             f"{where}: the action head has {hidden} hidden numbers, canvas-engineering's has "
             f"{max(channels // 2, _HIDDEN)} for {channels} channels"
         )
+
+
+def _check_whole(found: Collection[str], *, where: str) -> None:
+    if missing := sorted(_NEEDED.difference(found)):
+        raise ValueError(f"{where}: no parameters {', '.join(missing)}, expected all of a graft")
 
 
 def read_checkpoint(path: pathlib.Path) -> Loops:
@@ -145,26 +166,30 @@ def read_checkpoint(path: pathlib.Path) -> Loops:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is none of canvas-engineering's, or holds what has no name here.
+        ValueError: it is none of canvas-engineering's, holds what has no name here, or tensors
+            whose shapes do not belong together.
     """
     stacks: dict[str, dict[int | None, np.ndarray]] = {}
-    for key, tensor in read_tensors(path):
+    found = dict(read_tensors(path))
+    for key, tensor in found.items():
         block, place = _find(key)
         if place is None or tensor.ndim != place.axes:
             raise ValueError(
                 f"{path}: {key} of shape {tuple(tensor.shape)} has no place in a graft of "
                 "CogVideoX-2B"
             )
-        stacks.setdefault(place.target, {})[block] = place.to_ours(tensor)
+        stacks.setdefault(place.target, {})[block] = tensor
+    _check_whole(stacks, where=str(path))
+    check_shapes(found, where=path)
     blocks = {block for layers in stacks.values() for block in layers if block is not None}
     parameters = {}
     for name, layers in stacks.items():
         expected = [None] if name.startswith(_DECODER) else [*range(len(blocks))]
         if sorted(layers, key=str) != sorted(expected, key=str):
             raise ValueError(f"{path}: {name} of blocks {[*layers]}, expected {expected}")
-        if len({(layer.shape, layer.dtype) for layer in layers.values()}) > 1:
-            raise ValueError(f"{path}: {name} has another shape or dtype in one block than another")
-        arrays = [layers[block] for block in expected]
+        if len({layer.dtype for layer in layers.values()}) > 1:
+            raise ValueError(f"{path}: {name} has another dtype in one block than in another")
+        arrays = [_TO_OURS[name](layers[block]) for block in expected]
         parameters[name] = arrays[0] if expected == [None] else np.stack(arrays)
     loops = Loops({key: _FIXED[key] for key in ("gate", "gate_scope", "decoder")}, parameters)
     _check_expressible(loops, where=str(path))
@@ -180,14 +205,17 @@ def read_tensors(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     """Tensors of the file by dotted name, such as "loop_blocks.block_0.loop_emb".
 
     Raises:
-        FileNotFoundError, ValueError: as `read_checkpoint`.
+        FileNotFoundError, ValueError: as `read_checkpoint`; a tensor is not float16, bfloat16 or
+            float32, or not dense.
     """
     expected = "expected what canvas-engineering's save_loop_checkpoint writes"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        # Files of torch before 1.6 are no zip archives and cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except _UNREADABLE as error:
         reason = str(error).strip().partition("\n")[0][:120]
         raise ValueError(f"{path}: no file of plain tensors ({reason}); {expected}") from error
     if not isinstance(state, dict) or state.keys() != {_BLOCKS, _HEAD}:
@@ -218,7 +246,7 @@ def _flat(
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.", where=where)
         elif isinstance(value, torch.Tensor):
-            yield f"{prefix}{key}", _array(value)
+            yield f"{prefix}{key}", _array(value, where=f"{where}: {prefix}{key}")
         else:
             raise ValueError(f"{where}: {prefix}{key} is a {type(value).__name__}, no tensor")
 
@@ -227,7 +255,12 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.tensor(np.ascontiguousarray(array, np.float32))
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
+def _array(tensor: torch.Tensor, *, where: str) -> np.ndarray:
+    if tensor.layout != torch.strided or tensor.dtype not in _DTYPES:
+        kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+        dtypes = ", ".join(map(str, _DTYPES))
+        raise ValueError(f"{where} is {kind}, expected a dense tensor of {dtypes}")
+    tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()

@@ -15,11 +15,12 @@ from roam_jax.cogvideox.components import (
     TOKENIZER,
 )
 from roam_jax.cogvideox.importing import copy_companions, new_directory
-from roam_jax.cogvideox.load import open_parameters
+from roam_jax.cogvideox.load import fingerprint, open_parameters
 from roam_jax.cogvideox.save import write_networks
-from roam_jax.cogvideox.scheduler import write_scheduler
+from roam_jax.cogvideox.scheduler import CLASSES, write_scheduler
 from roam_jax.cogvideox.source import PIPELINE, PIPELINE_FILE, class_name
 from roam_jax.contracts import Params
+from roam_jax.spelling import check_choice
 
 _TOKENIZER_CLASS = ("transformers", "T5Tokenizer")
 
@@ -35,12 +36,13 @@ def export_converted(src: pathlib.Path, dst: pathlib.Path) -> str:
         What was written, for a person.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError: `src` is no converted folder or damaged, or
-            `dst` exists.
+        FileNotFoundError, FileExistsError, ValueError: `src` is no converted folder or damaged (all
+            of it is read and compared with its manifests), or `dst` exists.
     """
     networks = find_converted(src)
     with new_directory(dst) as folder:
         for name in networks:
+            fingerprint(src / name)
             write_networks(folder, {name: converted_network(src, name)})
         copy_companions(src, folder)
         lines = [f"{dst / name}: as it was imported" for name in networks]
@@ -100,6 +102,7 @@ def finish_pipeline(folder: pathlib.Path, dst: pathlib.Path) -> list[str]:
 def _index(folder: pathlib.Path) -> dict[str, object]:
     """Part -> (package, class), as diffusers notes it."""
     scheduler = class_name(folder / SCHEDULER / SCHEDULER_FILE)
+    check_choice(f"{SCHEDULER}/{SCHEDULER_FILE}: _class_name", scheduler, CLASSES.values())
     parts = {name: (part.library, part.class_name) for name, part in COMPONENTS.items()}
     parts |= {SCHEDULER: ("diffusers", scheduler), TOKENIZER: _TOKENIZER_CLASS}
     return {"_class_name": PIPELINE, **{name: list(parts[name]) for name in sorted(parts)}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,9 @@ from roam_jax.cogvideox.importing import copy_companions, new_directory
 from roam_jax.cogvideox.save import write_networks
 from roam_jax.evaluate.model_directory import write_model_directory
 from roam_jax.evaluate.parameters import count_parameters, stored_parameters
+from roam_jax.evaluate.report import format_report
 from roam_jax.evaluate.saved import Saved
+from roam_jax.files import write_atomically
 from roam_jax.tasks.sketch import Sketch
 from roam_jax.train import names
 from roam_jax.train.sharding import make_mesh
@@ -121,7 +124,8 @@ def write_ce(graft: TrainedGraft, dst: pathlib.Path, *, command: str) -> str:
 
     Raises:
         FileExistsError: `dst` or the notes beside it are there.
-        ValueError: canvas-engineering has no form for something that trained.
+        ValueError: `dst` does not end in .pt, or canvas-engineering has no form for something that
+            trained.
     """
     if graft.backbone:
         named = ", ".join([*graft.backbone][:5]) + (", ..." if len(graft.backbone) > 5 else "")
@@ -145,15 +149,22 @@ def export_loops(src: pathlib.Path, dst: pathlib.Path) -> str:
 def _write_ce(loops: Loops, dst: pathlib.Path, *, where: str) -> str:
     from convert.canvas_engineering import write_checkpoint  # torch, for this form alone
 
+    if dst.suffix != ".pt":
+        raise ValueError(f"{dst}: expected a name that ends in .pt; notes lie beside it in .json")
     notes = dst.with_suffix(".json")
     for path in (dst, notes):
         if path.exists():
             raise FileExistsError(f"{path} exists: remove it, or choose another file")
-    partial = dst.with_name(f".{dst.name}.partial")
+    partial = dst.with_name(f".{dst.name}.partial-{os.getpid()}")
+    dst.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_checkpoint(partial, loops, where=where)
-        notes.write_text(json.dumps(loops.notes, indent=1) + "\n")
-        partial.rename(dst)
+        write_atomically(notes, json.dumps(loops.notes, indent=1) + "\n")
+        try:
+            partial.rename(dst)
+        except OSError:
+            notes.unlink()
+            raise
     finally:
         partial.unlink(missing_ok=True)
     blocks, rounds = np.shape(loops.parameters["blocks/loop/gate"])
@@ -191,6 +202,15 @@ def _report(graft: TrainedGraft) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        report = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: no JSON ({error}); remove it, or run eval.py again") from error
+    try:
+        if not isinstance(report, dict):
+            raise TypeError(f"{report!r:.60} is no object")
+        format_report(report)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not what eval.py writes ({error!r}); remove it, or run eval.py again"
+        ) from error
+    return report

@@ -10,7 +10,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from convert.loops import LOOPS_FILE
@@ -22,7 +22,8 @@ from roam_jax.cogvideox.components import (
     Component,
 )
 from roam_jax.cogvideox.importing import MANIFEST_FILE, WEIGHTS_FILE, companion_files
-from roam_jax.cogvideox.mapped import TensorHeader, read_headers
+from roam_jax.cogvideox.load import read_manifest
+from roam_jax.cogvideox.mapped import DTYPES, TensorHeader, read_headers
 from roam_jax.cogvideox.names import LAYER, TensorName, source_shapes, target_shapes
 from roam_jax.cogvideox.source import PIPELINE_FILE, checkpoint_headers, find_networks
 from roam_jax.evaluate import model_directory
@@ -30,6 +31,7 @@ from roam_jax.evaluate import model_directory
 # Names of a graft, whatever it is grafted on.
 _GRAFT = re.compile(r"(graft|blocks|patch_embed|time_embedding|norm_final|norm_out|proj_out)/")
 _EMBEDDINGS = ("embeddings",)
+_READ = tuple(map(str, DTYPES.values()))
 _NUMBER = re.compile(r"(\d+)")
 
 
@@ -86,10 +88,23 @@ def inspect(path: pathlib.Path) -> list[Part]:
         return [_graft(path / model_directory.WEIGHTS_FILE, "what a graft trained")]
     if (single := _network_of(path)) is not None:
         return [_network(path, single)]
+    if _is_run(path):
+        raise ValueError(
+            f"{path}: this is a run; `python -m convert export --workdir {path} --dst DIR` writes "
+            "what it trained"
+        )
     parts = [_graft(path / LOOPS_FILE, "what a graft adds")] if (path / LOOPS_FILE).exists() else []
     if not parts or (path / PIPELINE_FILE).exists() or any((path / n).is_dir() for n in COMPONENTS):
         parts = [*(_network(path / name, name) for name in find_networks(path)), *parts]
     return [*parts, *_strangers(path)]
+
+
+def _is_run(path: pathlib.Path) -> bool:
+    try:
+        saved = json.loads((path / CONFIG_FILE).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(saved, dict) and {"config", "provenance"} <= saved.keys()
 
 
 def companions(path: pathlib.Path) -> list[str]:
@@ -155,7 +170,9 @@ def _network(folder: pathlib.Path, name: str) -> Part:
         ours, theirs = target_shapes(names), {name.target: _origin(name) for name in names}
         tensors = [Tensor(key, header, theirs.get(key, "")) for key, header in headers.items()]
         kind = f"converted {component.class_name}"
-        return Part(str(folder), kind, tuple(tensors), _problems(ours, headers))
+        stacks = [(key,) for key in headers]
+        problems = (*_problems(ours, headers), *_dtypes(stacks, headers), *_manifest(folder))
+        return Part(str(folder), kind, tuple(tensors), problems)
     headers = checkpoint_headers(folder)
     ours = dict(_targets(names))
     ours |= {key: f"copy of {of}" for key, of in component.aliases.items() if of in headers}
@@ -164,7 +181,9 @@ def _network(folder: pathlib.Path, name: str) -> Part:
     kind = f"{component.class_name} of {component.library}"
     tensors = [Tensor(key, header, ours.get(key, "")) for key, header in headers.items()]
     found = {lone.get(key, key): header for key, header in headers.items()}
-    return Part(str(folder), kind, tuple(tensors), _problems(source_shapes(names), found))
+    stacks = [name.keys for name in names]
+    problems = (*_problems(source_shapes(names), found), *_dtypes(stacks, found))
+    return Part(str(folder), kind, tuple(tensors), problems)
 
 
 def _origin(name: TensorName) -> str:
@@ -188,6 +207,24 @@ def _problems(
         if key in found and found[key].shape != shape
     ]
     return (*missing, *misshapen)
+
+
+def _dtypes(stacks: Iterable[Sequence[str]], found: Mapping[str, TensorHeader]) -> Iterator[str]:
+    """What `import` would refuse of the dtypes of tensors, of those that are stacked together."""
+    for keys in stacks:
+        dtypes = {key: found[key].dtype for key in keys if key in found}
+        others = [key for key, dtype in dtypes.items() if dtype not in _READ]
+        yield from (f"DTYPE {k} is {dtypes[k]}, expected {', '.join(_READ)}" for k in others)
+        if len(set(dtypes.values())) > 1:
+            listed = ", ".join(sorted(set(dtypes.values())))
+            yield f"DTYPES of {keys[0]} and its like in other layers: {listed}, expected one"
+
+
+def _manifest(folder: pathlib.Path) -> Iterator[str]:
+    try:
+        read_manifest(folder)
+    except (FileNotFoundError, ValueError) as error:
+        yield f"MANIFEST {error}"
 
 
 def _file(path: pathlib.Path) -> Part:
@@ -240,13 +277,21 @@ def _graft(path: pathlib.Path, kind: str) -> Part:
 
 
 def _ce(path: pathlib.Path) -> Part:
-    from convert.canvas_engineering import our_name, read_tensors  # torch, for these files alone
+    # torch, for these files alone
+    from convert.canvas_engineering import our_name, read_checkpoint, read_tensors
 
     tensors = [
         Tensor(key, TensorHeader(str(x.dtype), x.shape, x.nbytes), our_name(key) or "")
         for key, x in read_tensors(path)
     ]
-    return Part(str(path), "loops and action head of canvas-engineering", tuple(tensors))
+    problems = []
+    if all(tensor.place for tensor in tensors):
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            problems.append(f"REFUSED {error}")
+    kind = "loops and action head of canvas-engineering"
+    return Part(str(path), kind, tuple(tensors), tuple(problems))
 
 
 def _strangers(path: pathlib.Path) -> Iterator[Part]:

@@ -66,4 +66,7 @@ def read_loops(folder: pathlib.Path) -> Loops:
         raise ValueError(f"{path}: expected a JSON object with format = {FORMAT!r}") from error
     if found != FORMAT:
         raise ValueError(f"{path}: format = {found!r}, expected {FORMAT!r}")
+    regions = notes.get("regions", [])
+    if not isinstance(regions, list) or not all(isinstance(name, str) for name in regions):
+        raise ValueError(f"{path}: regions = {regions!r}, expected a list of names")
     return Loops(notes, open_tensors(folder / LOOPS_FILE))

@@ -6,6 +6,7 @@ import pathlib
 
 from roam_jax.data.dataset import EpisodeReader
 from roam_jax.data.declaration import load_declaration
+from roam_jax.files import write_atomically
 
 
 def write_prompts(root: pathlib.Path, out: pathlib.Path, *, declaration: str) -> int:
@@ -33,8 +34,8 @@ def write_prompts(root: pathlib.Path, out: pathlib.Path, *, declaration: str) ->
     train = EpisodeReader(root, split, **chosen)
     val = EpisodeReader(root, train.declaration.splits[1], **chosen)
     prompts = sorted({*train.headers.instructions, *val.headers.instructions})
-    broken = [prompt for prompt in prompts if "\n" in prompt]
+    broken = [prompt for prompt in prompts if "\n" in prompt or "\r" in prompt]
     if broken:
         raise ValueError(f"{root}: instruction {broken[0]!r} has more than one line")
-    out.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
+    write_atomically(out, "".join(f"{prompt}\n" for prompt in prompts))
     return len(prompts)

@@ -5,6 +5,7 @@ Nobody keeps T5-XXL beside a training run; embeddings are made once.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pathlib
@@ -27,7 +28,7 @@ def write_embeddings(
 
     Args:
         model: converted folder with `tokenizer/` and `text_encoder/`.
-        prompts: UTF-8 text, one prompt a line.
+        prompts: UTF-8 text, one prompt a line; lines may end as on Windows.
         out: the new safetensors file; appears whole or not at all.
         dtype: compute dtype, float32 or bfloat16.
 
@@ -37,10 +38,9 @@ def write_embeddings(
     Raises:
         FileNotFoundError: a part of the model, or the prompts, are not there.
         FileExistsError: `out` exists.
-        ValueError: no prompts, or an embedding beyond float16.
+        ValueError: no prompts, a line that is not UTF-8, or an embedding beyond float16.
     """
-    with prompts.open(encoding="utf-8") as file:
-        lines = [line.removesuffix("\n") for line in file]
+    lines = _read_lines(prompts)
     if not lines:
         raise ValueError(f"{prompts}: empty, expected one prompt a line")
     if out.exists():
@@ -58,6 +58,20 @@ def write_embeddings(
     finally:
         partial.unlink(missing_ok=True)
     return shape
+
+
+def _read_lines(path: pathlib.Path) -> list[str]:
+    """The lines; a byte order mark at the start and the \\r of Windows' line ends are no text."""
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if not content:
+        return []
+    lines = []
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
+        try:
+            lines.append(line.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}:{number}: no UTF-8 text: {error}") from error
+    return lines
 
 
 def _halved(embedding: Float32[np.ndarray, "S D"], *, where: str) -> Float16[np.ndarray, "S D"]:

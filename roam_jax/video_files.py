@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 
 ENDINGS = (".mp4", ".gif")
 IMAGES = (".png", ".jpg", ".jpeg")
@@ -41,48 +41,54 @@ def write_video(
     Raises:
         FileNotFoundError: the folder is not there.
         ValueError: another ending, no frames, an odd height or width in .mp4, or a rate that is not
-            positive or, in .gif, above 50.
+            positive, too slow for the format or, in .gif, above 50.
     """
     path = pathlib.Path(path)
-    check_video_path(path)
+    check_video_file(path, rate=rate)
     count, height, width, _ = frames.shape
     if not count:
         raise ValueError(f"{path}: no frames, expected at least one")
-    if not 0 < rate < float("inf"):
-        raise ValueError(f"{path}: rate = {rate} frames a second, expected a positive number")
-    write = _write_mp4
-    if path.suffix.lower() == ".gif":
-        write = _write_gif
-        if rate > 1000 / _GIF_SHORTEST_MS:
+    write = _write_gif
+    if path.suffix.lower() == ".mp4":
+        write = _write_mp4
+        if height % 2 or width % 2:
             raise ValueError(
-                f"{path}: rate = {rate} frames a second, expected at most "
-                f"{1000 // _GIF_SHORTEST_MS} in a .gif"
+                f"{path}: frames of {height}x{width} pixels, expected an even height and width in "
+                ".mp4 (a .gif takes any)"
             )
-    elif height % 2 or width % 2:
-        raise ValueError(
-            f"{path}: frames of {height}x{width} pixels, expected an even height and width in .mp4 "
-            "(a .gif takes any)"
-        )
     partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
     try:
         write(partial, frames, rate)
         os.replace(partial, path)
+    except OverflowError as error:
+        raise ValueError(
+            f"{path}: rate = {rate} frames a second is too slow: a picture in a .gif "
+            "stays 655 s at most, and frames that are alike are one picture"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
-def check_video_path(path: str | os.PathLike[str]) -> None:
-    """Refuses a place where `write_video` could not write, before hours are spent on the frames.
+def check_video_file(path: str | os.PathLike[str], *, rate: float) -> None:
+    """Refuses what `write_video` could not write, before hours are spent on the frames.
 
     Raises:
         FileNotFoundError: the folder is not there.
-        ValueError: another ending than .mp4 and .gif.
+        ValueError: another ending than .mp4 and .gif, or a rate that is not positive or, in .gif,
+            above 50.
     """
     path = pathlib.Path(path)
     if path.suffix.lower() not in ENDINGS:
         raise ValueError(f"{path}: expected a name that ends with {' or '.join(ENDINGS)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: no folder {path.parent}")
+    if not 0 < rate < float("inf"):
+        raise ValueError(f"{path}: rate = {rate} frames a second, expected a positive number")
+    highest = 1000 / _GIF_SHORTEST_MS
+    if path.suffix.lower() == ".gif" and rate > highest:
+        raise ValueError(
+            f"{path}: rate = {rate} frames a second, expected at most {highest:g} in a .gif"
+        )
 
 
 def _write_mp4(path: pathlib.Path, frames: np.ndarray, rate: float) -> None:
@@ -150,7 +156,7 @@ def _image_frames(path: pathlib.Path) -> Iterator[np.ndarray]:
         with Image.open(path) as image:
             for frame in ImageSequence.Iterator(image):
                 yield np.asarray(frame.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+    except OSError as error:
         raise ValueError(f"{path}: not a picture that can be read: {error}") from error
 
 

@@ -74,6 +74,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         ("a.mp4", clip(height=33), 8, "frames of 33x50 pixels, expected an even height and width"),
         ("a.mp4", clip()[:0], 8, "no frames"),
         ("a.mp4", clip(), 0, "rate = 0 frames a second, expected a positive number"),
+        ("a.gif", clip(), 1e-4, "a.gif: rate = 0.0001 frames a second is too slow: a picture"),
+        ("a.gif", clip()[[0, 0, 0]], 1 / 300, "is too slow: .* 655 s at most, and frames that"),
+        ("a.gif", clip(), 1e-310, "a.gif: rate = 1e-310 frames a second is too slow"),
         ("a.gif", clip(), 60, "rate = 60 frames a second, expected at most 50 in a .gif"),
     ],
 )

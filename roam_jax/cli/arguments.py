@@ -7,12 +7,14 @@ overrides are applied, so a key that does not exist is refused with the nearest 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import inspect
 import logging as std_logging
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import ml_collections
 from absl import flags, logging
@@ -31,6 +33,8 @@ USER_ERRORS = (
     PermissionError,
     FloatingPointError,
 )
+# The same of a disk: full, beyond a quota, or read-only.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
@@ -43,8 +47,16 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(error)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        _stop(error)
+
+
+def _stop(error: Exception) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _ours_or_warning(record: std_logging.LogRecord) -> bool:

@@ -51,7 +51,10 @@ class Component:
         """
         path = folder / CONFIG_FILE
         try:
-            return self.config.from_json(json.loads(path.read_text()))
+            found = json.loads(path.read_text())
+            if not isinstance(found, Mapping):
+                raise ValueError(f"holds {found!r:.40}, expected a JSON object")
+            return self.config.from_json(found)
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: no such file, the sizes of the model") from None
         except ValueError as error:

@@ -31,7 +31,7 @@ from roam_jax.cogvideox.components import (
 )
 from roam_jax.cogvideox.mapped import copy_tiled, create_tensors
 from roam_jax.cogvideox.names import TensorName
-from roam_jax.cogvideox.source import find_networks, open_network
+from roam_jax.cogvideox.source import PIPELINE_FILE, find_networks, open_network
 
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -77,6 +77,12 @@ def import_diffusers(
     """
     src, dst = pathlib.Path(src), pathlib.Path(dst)
     present = find_networks(src)
+    for name in present:
+        if (src / name / MANIFEST_FILE).exists():
+            raise ValueError(
+                f"{src}: this is converted already ({name}/{MANIFEST_FILE} is there), expected a "
+                "directory in diffusers' format; `python -m convert export --src` gives one"
+            )
     with new_directory(dst) as folder:
         copy_companions(src, folder)
         return {
@@ -97,6 +103,12 @@ def companion_files(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
             raise FileNotFoundError(f"{scheduler}: no such file, the noise schedule of the model")
         found.append(scheduler)
     return tuple(path.relative_to(folder) for path in found)
+
+
+def not_imported(src: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of what lies in a diffusers directory and `import_diffusers` does not take."""
+    taken = {*COMPONENTS, TOKENIZER, SCHEDULER, PIPELINE_FILE}
+    return tuple(sorted(p.name for p in pathlib.Path(src).iterdir() if p.name not in taken))
 
 
 def copy_companions(src: pathlib.Path, dst: pathlib.Path) -> None:

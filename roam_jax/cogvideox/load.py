@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from roam_jax.cogvideox.components import COMPONENTS, NetworkConfig
+from roam_jax.cogvideox.components import COMPONENTS, CONFIG_FILE, NetworkConfig
 from roam_jax.cogvideox.importing import MANIFEST_FILE, WEIGHTS_FILE, Manifest, hash_file
 from roam_jax.cogvideox.mapped import open_tensors
 from roam_jax.cogvideox.names import account_params
@@ -73,8 +73,19 @@ def fingerprint(folder: str | os.PathLike[str]) -> str:
         ValueError: the weights are not the ones that the manifest was written for.
     """
     folder = pathlib.Path(folder)
-    _read_manifest(folder)
-    parts = hash_file(folder / WEIGHTS_FILE) + hash_file(folder / "config.json")
+    manifest = read_manifest(folder)
+    found = hash_file(folder / WEIGHTS_FILE)
+    if found != manifest.fingerprint:
+        raise ValueError(
+            f"{folder / WEIGHTS_FILE}: its bytes changed since it was written: they have the hash "
+            f"{found}, {folder / MANIFEST_FILE} says {manifest.fingerprint}; import it again"
+        )
+    return written_fingerprint(folder, manifest)
+
+
+def written_fingerprint(folder: pathlib.Path, manifest: Manifest) -> str:
+    """`fingerprint` of a network that was just written; its weights are not read again."""
+    parts = manifest.fingerprint + hash_file(folder / CONFIG_FILE)
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
@@ -98,7 +109,7 @@ def open_parameters(
         ValueError: the files do not belong together.
     """
     folder = pathlib.Path(path) / part
-    _read_manifest(folder)
+    read_manifest(folder)
     config = COMPONENTS[part].read_config(folder)
     names = COMPONENTS[part].names(config)
     parameters = open_tensors(folder / WEIGHTS_FILE)
@@ -112,7 +123,13 @@ def _load(path: str | os.PathLike[str], part: str) -> tuple[Any, Params]:
     return config, traverse_util.unflatten_dict(parameters, sep="/")
 
 
-def _read_manifest(folder: pathlib.Path) -> Manifest:
+def read_manifest(folder: pathlib.Path) -> Manifest:
+    """What a converted network's manifest says, which has to fit the size of its weights.
+
+    Raises:
+        FileNotFoundError: no manifest or no weights.
+        ValueError: it does not parse, or is of other weights.
+    """
     path, weights = folder / MANIFEST_FILE, folder / WEIGHTS_FILE
     if not path.is_file() or not weights.is_file():
         raise FileNotFoundError(

@@ -14,8 +14,10 @@ import math
 import mmap
 import os
 import pathlib
+import shutil
 import struct
 from collections.abc import Iterator, Mapping
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -68,8 +70,8 @@ def open_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is truncated, longer than its header says, or no safetensors file, or
-            holds a tensor that is not float16, bfloat16 or float32.
+        ValueError: the file is truncated, longer than its header says, or no safetensors file, its
+            tensors overlap or leave a gap, or one is not float16, bfloat16 or float32.
     """
     start, header = _read_checked_header(path)
     with path.open("rb") as file:
@@ -93,10 +95,17 @@ def copy_tiled(source: np.ndarray, target: np.ndarray) -> None:
 
 
 def _read_checked_header(path: pathlib.Path) -> tuple[int, dict[str, dict]]:
-    """`_read_header` of a file that is as long as it says."""
+    """`_read_header` of a file that is as long as it says and without gaps."""
     start, header = _read_header(path)
-    buffer = path.stat().st_size - start
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    buffer, end = path.stat().st_size - start, 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, stop = entry["data_offsets"]
+        if begin != end or stop < begin:
+            raise ValueError(
+                f"{path}: {name} is at bytes {begin} to {stop}, expected it from byte {end} on, "
+                "where the tensor before it ends"
+            )
+        end = stop
     if end != buffer:
         fault = "ends early" if end > buffer else "is longer than its header says"
         raise ValueError(f"{path}: {fault}: it has {start + buffer} bytes, expected {start + end}")
@@ -135,7 +144,7 @@ def _view(mapped: mmap.mmap, start: int, entry: Mapping, *, where: str) -> np.nd
     dtype, shape = DTYPES[entry["dtype"]], entry["shape"]
     begin, end = entry["data_offsets"]
     count = math.prod(shape)
-    if begin < 0 or end - begin != count * dtype.itemsize:
+    if end - begin != count * dtype.itemsize:
         raise ValueError(
             f"{where} has shape {shape} and {end - begin} bytes, expected {count * dtype.itemsize}"
         )
@@ -153,6 +162,9 @@ def create_tensors(
 
     What is filled goes to the page cache, not to this process's memory. The file is on the disk
     when the context ends. `metadata` goes into the header, beside the format that diffusers names.
+
+    Raises:
+        OSError: no room for the file; names the bytes that it needs and those that are free.
     """
 
     def order(name: str) -> tuple:
@@ -174,8 +186,8 @@ def create_tensors(
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     start = 8 + len(text)
     with path.open("wb+") as file:
+        _reserve(file, path, start + end)
         file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(start + end)
         file.flush()
         mapped = mmap.mmap(file.fileno(), start + end)
         yield {
@@ -184,3 +196,20 @@ def create_tensors(
         }
         mapped.flush()
         os.fsync(file.fileno())
+
+
+def _reserve(file: BinaryIO, path: pathlib.Path, size: int) -> None:
+    """Takes all of the file's room at once: a mapped file that finds none later kills its process.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        file.truncate(size)
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free
+        reason = f"{path}: needs {size:,} bytes, {free:,} are free: {error.strerror}"
+        raise OSError(error.errno, reason) from error

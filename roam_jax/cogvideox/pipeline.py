@@ -24,7 +24,7 @@ from roam_jax.cogvideox.load import load_transformer, load_vae
 from roam_jax.cogvideox.scheduler import read_scheduler
 from roam_jax.cogvideox.transformer import Transformer
 from roam_jax.cogvideox.vae import VAE
-from roam_jax.cogvideox.vae_tiling import decode_tiled, encode_tiled
+from roam_jax.cogvideox.vae_tiling import decode_tiled, decode_whole, encode_tiled, encode_whole
 from roam_jax.cogvideox.video_size import VideoSize
 from roam_jax.contracts import Params
 from roam_jax.diffusion.samplers import (
@@ -190,7 +190,7 @@ class Pipeline:
         if _is_large(video.shape[-2:], TILE):
             mean, _ = encode_tiled(self.vae, self._vae_params, video, tile=TILE)
         else:
-            mean = _encode(self.vae, self._vae_params, video)
+            mean, _ = jnp.split(encode_whole(self.vae, self._vae_params, video), 2, axis=1)
         return jnp.moveaxis(jnp.asarray(mean), 2, 1) * self.vae.config.scaling_factor
 
     def decode(
@@ -211,7 +211,7 @@ class Pipeline:
         if _is_large([ratio * side for side in unscaled.shape[-2:]], tile):
             video = decode_tiled(self.vae, self._vae_params, unscaled, tile=tile)
         else:
-            clips = [_decode(self.vae, self._vae_params, clip[None]) for clip in unscaled]
+            clips = [decode_whole(self.vae, self._vae_params, clip[None]) for clip in unscaled]
             video = np.concatenate(clips)
         return np.clip(np.moveaxis(video, 1, -1) / 2 + np.float32(0.5), 0, 1)
 
@@ -286,16 +286,6 @@ def _denoise(
         without, with_text = jnp.split(velocity, 2)
         velocity = without + scale * (with_text - without)
     return advance(state, velocity, row, noise)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(vae: VAE, params: Params, video: Array) -> Float[Array, "B C F h w"]:
-    return vae.apply({"params": params}, video, method="encode")[0].astype(jnp.float32)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(vae: VAE, params: Params, latents: Array) -> Float[Array, "B C T H W"]:
-    return vae.apply({"params": params}, latents, method="decode").astype(jnp.float32)
 
 
 @jax.jit

@@ -8,6 +8,7 @@ uses.
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -74,20 +75,29 @@ def read_scheduler(folder: str | os.PathLike[str]) -> tuple[NoiseSchedule, str]:
 def _parse(given: Mapping[str, Any]) -> tuple[NoiseSchedule, str]:
     if not isinstance(given, Mapping):
         raise ValueError(f"holds {given!r}: expected an object of settings")
-    check_choice("_class_name", given.get("_class_name", ""), CLASSES.values())
+    check_choice("_class_name", str(given.get("_class_name", "")), CLASSES.values())
     settings = {**DEFAULTS, **given}
     for name, expected in FIXED.items():
         if settings[name] != expected:
             silent = "" if name in given else ", which diffusers takes where the file is silent"
             raise ValueError(f"{name} = {settings[name]!r}{silent}: expected {expected!r}")
     schedule = NoiseSchedule(
-        steps=settings["num_train_timesteps"],
-        beta_start=settings["beta_start"],
-        beta_end=settings["beta_end"],
-        snr_shift_scale=settings["snr_shift_scale"],
+        steps=_number(settings, "num_train_timesteps", int),
+        beta_start=_number(settings, "beta_start", float),
+        beta_end=_number(settings, "beta_end", float),
+        snr_shift_scale=_number(settings, "snr_shift_scale", float),
     )
     kinds = {name: kind for kind, name in CLASSES.items()}
     return schedule, kinds[given["_class_name"]]
+
+
+def _number(settings: Mapping[str, Any], name: str, kind: type) -> int | float:
+    """A setting as `kind`; JSON writes 1000 as 1000.0 at times, and the other way round."""
+    value = settings[name]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or kind(value) != value:
+        raise ValueError(f"{name} = {value!r}: expected {kind.__name__}")
+    return kind(value)
 
 
 def write_scheduler(

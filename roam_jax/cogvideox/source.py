@@ -61,9 +61,12 @@ def class_name(path: pathlib.Path) -> str:
         ValueError: it does not parse, or does not say.
     """
     try:
-        return str(json.loads(path.read_text())["_class_name"])
+        name = json.loads(path.read_text())["_class_name"]
+        if not isinstance(name, str):
+            raise TypeError(name)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: expected diffusers' JSON with a _class_name") from error
+    return name
 
 
 def open_network(

@@ -160,10 +160,10 @@ def _check_model(config: Mapping[str, Any]) -> None:
     model = config.get("model_type")
     feed_forward = config.get("feed_forward_proj", "relu")
     fixed = {
-        "model_type": (MODEL_TYPE, _OTHER_MODELS.get(model, "another model")),
+        "model_type": (MODEL_TYPE, _OTHER_MODELS.get(str(model), "another model")),
         "feed_forward_proj": (
             "gated-gelu",
-            _OTHER_FEED_FORWARDS.get(feed_forward, "a T5 with another activation"),
+            _OTHER_FEED_FORWARDS.get(str(feed_forward), "a T5 with another activation"),
         ),
         **_FIXED,
     }

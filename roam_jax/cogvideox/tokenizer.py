@@ -62,7 +62,8 @@ class Tokenizer:
     def __init__(self, folder: str | os.PathLike[str]):
         folder = pathlib.Path(folder)
         self._pieces = _open_pieces(folder)
-        self._special = _special_tokens(self._pieces, _read_config(folder / CONFIG_FILE))
+        config = folder / CONFIG_FILE
+        self._special = _special_tokens(self._pieces, _read_config(config), where=config)
         longest_first = sorted(self._special, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
@@ -137,14 +138,29 @@ def _read_config(path: pathlib.Path) -> Mapping[str, Any]:
 
 
 def _special_tokens(
-    pieces: sentencepiece.SentencePieceProcessor, config: Mapping[str, Any]
+    pieces: sentencepiece.SentencePieceProcessor, config: Mapping[str, Any], *, where: pathlib.Path
 ) -> dict[str, int]:
-    """Tokens that are found in a text before SentencePiece sees it: text -> id."""
+    """Tokens that are found in a text before SentencePiece sees it: text -> id.
+
+    Raises:
+        ValueError: the config says something else than tokens; names the key and its value.
+    """
     size = pieces.get_piece_size()
     special = {pieces.id_to_piece(id_): id_ for id_ in (PAD, EOS, UNKNOWN)}
     count = config.get("extra_ids", _EXTRA_IDS)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ValueError(f"{where}: extra_ids = {count!r}: expected a number of tokens")
     # The last ones come first: <extra_id_0> has the largest id.
     special |= {f"<extra_id_{i}>": size + count - 1 - i for i in range(count)}
-    for id_, token in config.get("added_tokens_decoder", {}).items():
-        special[token["content"]] = int(id_)
+    added = config.get("added_tokens_decoder", {})
+    if not isinstance(added, Mapping):
+        raise ValueError(f"{where}: added_tokens_decoder = {added!r}: expected an object")
+    for id_, token in added.items():
+        content = token.get("content") if isinstance(token, Mapping) else None
+        if not (id_.isascii() and id_.isdecimal() and isinstance(content, str) and content):
+            raise ValueError(
+                f"{where}: added_tokens_decoder: {id_!r} = {token!r}: expected an id, 0 or more, "
+                "and a token with its text as content"
+            )
+        special[content] = int(id_)
     return special

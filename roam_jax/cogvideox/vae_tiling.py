@@ -49,7 +49,7 @@ def decode_tiled(
         ValueError: tile and overlap are no whole latent pixels, or not the same for both sides.
     """
     decoding, _ = _tiling(vae.config, tile, overlap)
-    run = functools.partial(_decode, vae, params)
+    run = functools.partial(decode_whole, vae, params)
     clips = [_run_tiled(run, clip, *decoding) for clip in _clips(latents)]
     return np.concatenate(clips)
 
@@ -75,19 +75,21 @@ def encode_tiled(
     if height % ratio or width % ratio:
         raise ValueError(f"video of {height}x{width}: expected multiples of {ratio}")
     _, encoding = _tiling(vae.config, tile, overlap)
-    run = functools.partial(_encode, vae, params)
+    run = functools.partial(encode_whole, vae, params)
     clips = [_run_tiled(run, clip, *encoding) for clip in _clips(video)]
     mean, logvar = np.split(np.concatenate(clips), 2, axis=1)
     return mean, logvar
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(vae: VAE, params: Params, latents: Array) -> Array:
+def decode_whole(vae: VAE, params: Params, latents: Array) -> Float32[Array, "B c T H W"]:
+    """`VAE.decode` compiled, in float32."""
     return vae.apply({"params": params}, latents, method="decode").astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(vae: VAE, params: Params, video: Array) -> Array:
+def encode_whole(vae: VAE, params: Params, video: Array) -> Float32[Array, "B c2 F h w"]:
+    """`VAE.encode` compiled, in float32; mean then log-variance in channels."""
     moments = vae.apply({"params": params}, video, method="encode")
     return jnp.concatenate(moments, axis=1).astype(jnp.float32)
 

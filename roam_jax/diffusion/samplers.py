@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from roam_jax.diffusion.sampler import trailing_timesteps
 from roam_jax.diffusion.schedule import NoiseSchedule
 from roam_jax.spelling import check_choice
 
@@ -117,6 +116,18 @@ class Sampler:
             raise ValueError(f"sampler {self.kind!r} without noise: expected standard normal noise")
         row = Coefficients(*(jnp.asarray(column)[index] for column in self.coefficients))
         return advance(state, velocity, row, noise if self.kind == DPM else None)
+
+
+def trailing_timesteps(schedule: NoiseSchedule, steps: int) -> Int[np.ndarray, " steps"]:
+    """Timesteps of a sampling run, from the last one down: 999, 979, ..., 19 for 50 steps.
+
+    Raises:
+        ValueError: `steps` is not in 1..schedule.steps.
+    """
+    if not 1 <= steps <= schedule.steps:
+        raise ValueError(f"sampling steps = {steps}: expected 1..{schedule.steps}")
+    spaced = np.arange(schedule.steps, 0, -schedule.steps / steps)
+    return np.round(spaced).astype(np.int32)[:steps] - 1
 
 
 def advance(

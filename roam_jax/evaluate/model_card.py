@@ -60,7 +60,8 @@ def _what(saved: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     rows = {about: _leaf(saved["config"], key) for key, about in _MODEL.items()}
-    yield from _table(("", ""), [(about, value) for about, value in rows.items()])
+    # As a config writes them; only counts are grouped by thousands.
+    yield from _table(("", ""), [(about, _plain(value)) for about, value in rows.items()])
 
 
 def _data(provenance: Mapping[str, Any]) -> Iterator[str]:
@@ -157,6 +158,10 @@ def _leaf(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
     yield _row(head)
     yield _row(["---"] * len(head))
@@ -173,4 +178,4 @@ def _cell(value: Any) -> str:
         return ", ".join(map(_cell, value))
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    return str(value).replace("|", r"\|")

@@ -3,6 +3,7 @@
     DIR/config.json         the run's config, where it comes from, step and rounds
     DIR/model.safetensors   what trained, under its names, float32
     DIR/statistics.json     scaling of actions and robot states, by dataset
+    DIR/eval/STEP.json      what eval.py measured of it, if anything
     DIR/README.md           a card for people
 
 Frozen weights are not in it: like a workdir it names them by path and fingerprint. NumPy only.
@@ -27,6 +28,20 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 STATISTICS_FILE, CARD_FILE = "statistics.json", "README.md"
 # Key of a run's provenance that has a file of its own here.
 _STATISTICS = "statistics"
+# Sections that the config of every run has.
+_SECTIONS = (
+    "backbone",
+    "canvas",
+    "data",
+    "decoder",
+    "eval",
+    "loop",
+    "loss",
+    "mesh",
+    "optim",
+    "topology",
+    "train",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +107,10 @@ def write_model_directory(
     with new_directory(dst) as folder:
         (folder / CONFIG_FILE).write_text(_json(saved))
         (folder / STATISTICS_FILE).write_text(_json(provenance.get(_STATISTICS, {})))
+        if report is not None:
+            # Where eval.py would write it, and where an export of this folder looks for it.
+            (folder / "eval").mkdir()
+            (folder / "eval" / f"{step}.json").write_text(_json(report))
         specs = {name: (np.shape(leaf), float32) for name, leaf in params_trainable.items()}
         with create_tensors(folder / WEIGHTS_FILE, specs) as tensors:
             for name, leaf in params_trainable.items():
@@ -132,6 +151,11 @@ def read_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
         statistics = json.loads((path / STATISTICS_FILE).read_text())
     except ValueError as error:
         raise ValueError(f"{path / STATISTICS_FILE}: no JSON: {error}") from error
+    members = statistics.values() if isinstance(statistics, Mapping) else [statistics]
+    if not all(isinstance(member, Mapping) for member in members):
+        raise ValueError(
+            f"{path / STATISTICS_FILE}: holds {statistics!r:.60}, expected an object of objects"
+        )
     try:
         config, step = saved["config"], int(saved["step"])
         provenance = {**saved["provenance"], _STATISTICS: statistics}
@@ -139,6 +163,12 @@ def read_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
         raise ValueError(
             f"{path / CONFIG_FILE}: expected config, provenance and step, got {error!r}"
         ) from error
+    sections = config if isinstance(config, Mapping) else {}
+    if lacking := [name for name in _SECTIONS if not isinstance(sections.get(name), Mapping)]:
+        raise ValueError(
+            f"{path / CONFIG_FILE}: config has no section {', '.join(lacking)}, expected the whole "
+            "config of a run"
+        )
     return ModelDirectory(config, provenance, open_tensors(path / WEIGHTS_FILE), step)
 
 

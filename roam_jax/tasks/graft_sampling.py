@@ -20,8 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from roam_jax.contracts import VIDEO_FIELDS, Batch, Params
-from roam_jax.diffusion.sampler import ddim_step, next_timesteps, trailing_timesteps
-from roam_jax.diffusion.samplers import Sampler, SamplerState
+from roam_jax.diffusion.samplers import DDIM, Sampler, SamplerState
 from roam_jax.tasks.graft import GraftModel
 from roam_jax.tasks.streams import TARGETS, NoisedActions, NoisedVideos, present_dimensions
 
@@ -107,30 +106,31 @@ def denoise_actions(
         ValueError: `steps` is out of range.
     """
     present = present_dimensions(windows, "actions")
+    sampler = Sampler(DDIM, steps, model.schedule)
+    times = jnp.asarray(sampler.timesteps)
 
-    def step(actions, times, wanted):
-        now, following = times
+    def step(state: SamplerState, index, wanted):
+        actions = NoisedActions(state.x, jnp.full(timesteps.shape, times[index]))
         outputs, measures = model.denoise(
             params,
             windows,
             noised,
             timesteps=timesteps,
             rounds=rounds,
-            actions=NoisedActions(actions, jnp.full(timesteps.shape, now)),
+            actions=actions,
             extrapolate=extrapolate,
             wanted=wanted,
         )
-        velocity = outputs.pop("actions")
-        actions = ddim_step(model.schedule, actions, velocity, now, following)
-        return actions * present, outputs, measures
+        state = sampler.step(state, outputs.pop("actions") * present, index)
+        return state, outputs, measures
 
-    now = trailing_timesteps(model.schedule, steps)
-    times = np.stack([now, next_timesteps(now)], axis=1)
-    actions, _ = jax.lax.scan(
-        lambda a, t: (step(a, t, ("actions",))[0], None), action_noise * present, times[:-1]
+    state, _ = jax.lax.scan(
+        lambda state, index: (step(state, index, (ACTIONS,))[0], None),
+        sampler.start(action_noise * present),
+        np.arange(steps - 1),
     )
-    actions, outputs, measures = step(actions, jnp.asarray(times[-1]), wanted)
-    return {**outputs, "actions": actions}, measures
+    state, outputs, measures = step(state, steps - 1, wanted)
+    return {**outputs, ACTIONS: state.x}, measures
 
 
 def sample_actions(

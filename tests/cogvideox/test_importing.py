@@ -136,6 +136,9 @@ def test_another_model_is_refused(src):
     refuse(src, "config.json: _class_name = 'Other': expected CogVideoXTransformer3DModel")
     config.write_text("{")
     refuse(src, "config.json: Expecting")
+    for text in ("[]", "null", '"t5"'):
+        config.write_text(text)
+        refuse(src, "transformer/config.json: holds .*, expected a JSON object")
 
 
 @pytest.mark.parametrize(

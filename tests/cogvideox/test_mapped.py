@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from roam_jax.cogvideox.mapped import create_tensors, open_tensors
+from roam_jax.cogvideox.mapped import create_tensors, open_tensors, read_headers
 
 TENSORS = {
     "odd": np.arange(3, dtype=np.float16),
@@ -94,6 +94,30 @@ def test_bad_entries_are_refused(tmp_path, entry, message):
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     with pytest.raises(ValueError, match=message):
         open_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "offsets, message",
+    [
+        ([(0, 8), (0, 8)], "bad.safetensors: y is at bytes 0 to 8, expected it from byte 8 on"),
+        ([(0, 8), (4, 12)], "y is at bytes 4 to 12, expected it from byte 8 on"),
+        ([(0, 8), (12, 20)], "y is at bytes 12 to 20, expected it from byte 8 on"),
+        ([(8, 16), (16, 24)], "x is at bytes 8 to 16, expected it from byte 0 on"),
+        ([(0, 8), (8, 0)], "y is at bytes 8 to 0, expected it from byte 8 on"),
+        ([(-8, 0), (0, 8)], "x is at bytes -8 to 0, expected it from byte 0 on"),
+    ],
+)
+def test_tensors_that_overlap_or_leave_a_gap_are_refused(tmp_path, offsets, message):
+    header = {
+        name: {"dtype": "F32", "shape": [2], "data_offsets": place}
+        for name, place in zip("xy", offsets, strict=True)
+    }
+    text = json.dumps(header).encode()
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(max(map(max, offsets))))
+    for read in (open_tensors, read_headers):
+        with pytest.raises(ValueError, match=message):
+            read(path)
 
 
 def test_other_files_are_refused(tmp_path):

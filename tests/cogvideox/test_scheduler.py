@@ -53,6 +53,12 @@ def test_the_defaults_are_those_of_diffusers(name):
             "timestep_spacing = 'leading', which diffusers takes where the file is silent: "
             "expected 'trailing'",
         ),
+        ({"num_train_timesteps": 1000.5}, "num_train_timesteps = 1000.5: expected int"),
+        ({"num_train_timesteps": "1000"}, "num_train_timesteps = '1000': expected int"),
+        ({"num_train_timesteps": None}, "num_train_timesteps = None: expected int"),
+        ({"beta_start": float("nan")}, "beta_start = nan: expected float"),
+        ({"snr_shift_scale": True}, "snr_shift_scale = True: expected float"),
+        ({"_class_name": None}, "_class_name = 'None': expected one of CogVideoXDDIMScheduler"),
         ({"clip_sample": True}, "clip_sample = True: expected False"),
         ({"beta_end": 2.0}, "beta_end = 2.0: expected 0 < beta_start <= beta_end < 1"),
         (
@@ -70,6 +76,16 @@ def test_another_scheduler_is_refused_by_what_it_is(tmp_path, changes, message):
     with pytest.raises(ValueError, match="scheduler_config.json: ") as error:
         read_scheduler(tmp_path)
     assert message in str(error.value)
+
+
+def test_whole_numbers_may_be_written_as_floats_and_the_other_way_round(tmp_path):
+    write_scheduler(tmp_path)
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    settings = json.loads(path.read_text()) | {"num_train_timesteps": 500.0, "snr_shift_scale": 2}
+    path.write_text(json.dumps(settings))
+    found, _ = read_scheduler(tmp_path)
+    assert found == NoiseSchedule(steps=500, snr_shift_scale=2.0)
+    assert type(found.steps) is int and found.alphas_cumprod.shape == (500,)
 
 
 def test_a_damaged_or_missing_file_is_refused(tmp_path):

@@ -85,6 +85,8 @@ def test_config_survives_the_round_trip_through_transformers():
         ({"model_type": "umt5"}, "this is UMT5, with a position bias in every layer: model_type"),
         ({"model_type": "clip_text_model"}, "this is another model: model_type = 'clip_text_model"),
         ({"model_type": None}, "this is another model: model_type = None (expected 't5'); only"),
+        ({"model_type": {}}, "this is another model: model_type = {} (expected 't5')"),
+        ({"feed_forward_proj": []}, "this is a T5 with another activation: feed_forward_proj = []"),
         ({"feed_forward_proj": "gated-silu"}, "this is a T5 with another activation: feed_forw"),
         ({"dense_act_fn": "relu"}, "this is a T5 with another activation: dense_act_fn = 'relu'"),
         ({"is_decoder": True}, "this is a decoder: is_decoder = True (expected False)"),

@@ -135,6 +135,22 @@ def test_what_is_no_t5_tokenizer_is_refused(plain, tmp_path):
         Tokenizer(plain)
 
 
+def test_a_config_of_no_tokens_is_refused(plain):
+    def refuse(message, **config):
+        (plain / "tokenizer_config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=f"tokenizer_config.json: {message}"):
+            Tokenizer(plain)
+
+    refuse(r"tokenizer_class = \['a'\]: expected T5Tokenizer", tokenizer_class=["a"])
+    for count in ("5", None, -5, True):
+        refuse(f"extra_ids = {count!r}: expected a number of tokens", extra_ids=count)
+    refuse(r"added_tokens_decoder = \[1\]: expected an object", added_tokens_decoder=[1])
+    good = {"content": "a"}
+    for id_, token in [("3", "a"), ("x", good), ("-3", good), ("3", {}), ("3", {"content": ""})]:
+        message = f"added_tokens_decoder: {id_!r} = {token!r}: expected an id, 0 or more, and a tok"
+        refuse(message, added_tokens_decoder={id_: token})
+
+
 def test_other_special_ids_are_refused(tmp_path):
     import sentencepiece
 

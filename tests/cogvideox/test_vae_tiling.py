@@ -60,18 +60,18 @@ def test_decoding(tiled):
     latents = random(2, 4, 1, 11, 9)
     whole = reference(CONFIG).decode(torch.tensor(latents)).sample.numpy()
     expected = tiled().decode(torch.tensor(latents)).sample.numpy()
-    vae_tiling._decode.clear_cache()
+    vae_tiling.decode_whole.clear_cache()
     ours = decode_tiled(VAE(CONFIG), params(), latents)
     assert ours.dtype == np.float32
     assert relative_error(ours, expected) < 1e-5
     # Another result than that of the whole frame, or this test would say nothing.
     assert relative_error(ours, whole) > 1e-2
     # Once for each shape of a tile, whatever their number and the clips'.
-    assert vae_tiling._decode._cache_size() == 4
+    assert vae_tiling.decode_whole._cache_size() == 4
     smallest = latents[:, :, :, :6, :5]
     expected = tiled().decode(torch.tensor(smallest)).sample.numpy()
     assert relative_error(decode_tiled(VAE(CONFIG), params(), smallest), expected) < 1e-5
-    assert vae_tiling._decode._cache_size() == 4
+    assert vae_tiling.decode_whole._cache_size() == 4
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from flax import traverse_util
@@ -22,15 +23,21 @@ SMALL = TextEncoderConfig(
 )  # fmt: skip
 
 
-def write_tokenizer(folder: pathlib.Path, *, config: dict | None = None) -> int:
+def write_tokenizer(
+    folder: pathlib.Path,
+    *,
+    config: dict | None = None,
+    sentences: Sequence[str] = SENTENCES,
+    most_pieces: int = 60,
+) -> int:
     """Trains a SentencePiece model as T5's was; returns how many pieces it has."""
     import sentencepiece
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES * 8),
+        sentence_iterator=iter([*sentences] * 8),
         model_prefix=str(folder / "spiece"),
-        vocab_size=60,
+        vocab_size=most_pieces,
         hard_vocab_limit=False,
         pad_id=0,
         eos_id=1,

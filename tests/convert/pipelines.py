@@ -1,11 +1,16 @@
 """A very small CogVideoX pipeline, as diffusers writes it."""
 
-import json
-
 from tests.cogvideox.diffusers_models import TINY, random_transformer
+from tests.cogvideox.text_models import write_tokenizer
 from tests.tiny_weights import VAE_CONFIG
 
 PROMPTS = ["pick up the red cube", "", "close the drawer"]
+# As many pieces as the text encoder below knows.
+TOKENIZER = {
+    "sentences": PROMPTS,
+    "most_pieces": 28,
+    "config": {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "<pad>"},
+}
 
 
 def write_pipeline(folder, *, dtype="float32", shards=False):
@@ -15,7 +20,7 @@ def write_pipeline(folder, *, dtype="float32", shards=False):
     import transformers
 
     torch.manual_seed(0)
-    write_tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer", **TOKENIZER)
     config = transformers.T5Config(
         vocab_size=28, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3,
         feed_forward_proj="gated-gelu",
@@ -29,22 +34,9 @@ def write_pipeline(folder, *, dtype="float32", shards=False):
     )
     size = "20kB" if shards else "10GB"
     pipeline.to(dtype=getattr(torch, dtype)).save_pretrained(folder, max_shard_size=size)
-    write_tokenizer(folder / "tokenizer")
+    # With the SentencePiece model, which transformers no longer writes.
+    write_tokenizer(folder / "tokenizer", **TOKENIZER)
     return folder
-
-
-def write_tokenizer(folder):
-    """With the SentencePiece model that transformers no longer writes."""
-    import sentencepiece
-
-    folder.mkdir(parents=True, exist_ok=True)
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(PROMPTS * 4), model_prefix=str(folder / "spiece"), vocab_size=28,
-        hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-    )  # fmt: skip
-    (folder / "spiece.vocab").unlink()
-    config = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "<pad>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def stored_bits(folder):

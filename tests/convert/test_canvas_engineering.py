@@ -173,7 +173,9 @@ def test_other_files_are_refused(tmp_path):
     save({"block_0": rows, "block_2": rows})
     refuse(r"blocks/loop/\w+ of blocks \[0, 2\], expected \[0, 1\]")
     save({"block_0": rows, "block_1": rows | {"loop_gate": torch.zeros(3, 1)}})
-    refuse("blocks/loop/gate has another shape or dtype in one block")
+    refuse(r"block_1.loop_gate has shape \(3, 1\), expected \(2, 1\): .* is for 2 rounds")
+    save({"block_0": rows, "block_1": rows | {"loop_gate": torch.zeros(2, 1).half()}})
+    refuse("blocks/loop/gate has another dtype in one block than in another")
     save({"block_0": rows | {"scale": torch.zeros(3)}})
     refuse(r"loop_blocks.block_0.scale of shape \(3,\) has no place in a graft")
     save({"block_0": rows}, action_head=ActionHead(hidden_dim=12).state_dict())
@@ -185,6 +187,76 @@ def test_other_files_are_refused(tmp_path):
     content = (tmp_path / "x.pt").read_bytes()
     (tmp_path / "x.pt").write_bytes(content[: len(content) // 2])
     refuse("x.pt: no file of plain tensors")
+
+
+Z = torch.zeros
+
+
+@pytest.mark.parametrize(
+    "rows, head, message",
+    [
+        ({"loop_gate": Z(2, 3)}, {}, r"loop_gate has shape \(2, 3\), expected \(2, 1\)"),
+        ({"loop_gate": Z(2, 0)}, {}, r"loop_gate has shape \(2, 0\), expected \(2, 1\)"),
+        ({"loop_emb": Z(3, 4)}, {}, r"loop_emb_enc has shape \(2, 4\), expected \(3, 4\)"),
+        ({"loop_emb_enc": Z(2, 7)}, {}, r"loop_emb_enc has shape \(2, 7\), expected \(2, 4\)"),
+        ({"loop_emb": Z(0, 4)}, {}, r"loop_emb has shape \(0, 4\), expected \(1, 4\)"),
+        ({}, {"net.2.weight": Z(7, 5)}, r"net.2.weight has shape \(7, 5\), expected \(7, 8\)"),
+        ({}, {"net.0.bias": Z(5)}, r"net.0.bias has shape \(5,\), expected \(8,\)"),
+        (
+            {"loop_emb": Z(2, 16), "loop_emb_enc": Z(2, 16), "original.ff.net.2.weight": Z(3, 5)},
+            {},
+            r"block_0.original.ff.net.2.weight has shape \(3, 5\), expected \(16, 64\)",
+        ),
+        ({"original.ff.net.2.bias": Z(4)}, {}, "x.pt: no blocks of CogVideoX: .* = 4: expected a"),
+        ({"original.attn1.norm_q.weight": Z(3)}, {}, "heads of 3 numbers do not fill width 4"),
+        ({"loop_gate": Z(2, 1).double()}, {}, "loop_gate is torch.float64, expected a dense tenso"),
+        ({"loop_gate": Z(2, 1).bool()}, {}, "loop_gate is torch.bool, expected"),
+        ({"loop_gate": Z(2, 1).to_sparse()}, {}, "loop_gate is torch.sparse_coo, expected a dens"),
+    ],
+)
+def test_tensors_that_do_not_belong_together_are_named(tmp_path, rows, head, message):
+    sizes = {"loop_emb": (2, 4), "loop_emb_enc": (2, 4), "loop_gate": (2, 1)}
+    rows = {name: Z(size) for name, size in sizes.items()} | rows
+    state = {"loop_blocks": {"block_0": rows}, "action_head": ActionHead().state_dict() | head}
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=message):
+        convert("import", "--ce", tmp_path / "x.pt", "--dst", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_parameters_and_old_files_are_read(tmp_path):
+    """nn.Parameter for a tensor, in the format of torch before 1.6, which cannot be mapped."""
+    rows = {"loop_emb": torch.randn(2, 4), "loop_emb_enc": Z(2, 4), "loop_gate": torch.randn(2, 1)}
+    state = {"block_0": {name: torch.nn.Parameter(value) for name, value in rows.items()}}
+    state = {"loop_blocks": state, "action_head": ActionHead().state_dict()}
+    torch.save(state, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    convert("import", "--ce", tmp_path / "x.pt", "--dst", tmp_path / "out")
+    found = read_loops(tmp_path / "out").parameters
+    np.testing.assert_array_equal(found["blocks/loop/video"][0], rows["loop_emb"])
+    np.testing.assert_array_equal(found["blocks/loop/gate"][0], rows["loop_gate"][:, 0])
+    content = (tmp_path / "x.pt").read_bytes()
+    for broken in (content[:-40], content[:300], b"", b"text", content[:20] + content[60:]):
+        (tmp_path / "x.pt").write_bytes(broken)
+        with pytest.raises(ValueError, match="x.pt: no file of plain tensors"):
+            convert("import", "--ce", tmp_path / "x.pt", "--dst", tmp_path / "other")
+
+
+def test_where_a_file_is_written(ce_run, tmp_path, monkeypatch):
+    """A name that the notes beside it do not share, new folders, nothing half-written."""
+    write_loops(tmp_path, Loops({"gate": "sigmoid"}, ce_run[1]))
+    argv = ["export", "--src", tmp_path, "--as", "ce", "--dst"]
+    for name in ("q.json", "q"):
+        with pytest.raises(ValueError, match=f"{name}: expected a name that ends in .pt"):
+            convert(*argv, tmp_path / name)
+    new = tmp_path / "deep" / "er"
+    with monkeypatch.context() as patched:
+        error = OSError(18, "no rename")
+        patched.setattr("pathlib.Path.rename", lambda *_: (_ for _ in ()).throw(error))
+        with pytest.raises(OSError, match="no rename"):
+            convert(*argv, new / "x.pt")
+    assert list(new.iterdir()) == []
+    convert(*argv, new / "x.pt")
+    assert {path.name for path in new.iterdir()} == {"x.pt", "x.json"}
 
 
 class Runs:
@@ -213,3 +285,5 @@ def test_loop_folders_that_are_none(ce_run, tmp_path):
     refuse("loops.json: format = 'roam_jax loops, version 9', expected")
     (tmp_path / "x" / "loops.json").write_text("[]")
     refuse("loops.json: expected a JSON object with format")
+    write_loops(tmp_path / "x", Loops({"regions": 5}, ce_run[1]))
+    refuse("loops.json: regions = 5, expected a list of names")

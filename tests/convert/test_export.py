@@ -155,6 +155,11 @@ def test_bad_input(pipeline, tmp_path):
     before = scheduler.read_text()
     scheduler.write_text("{}")
     refuse("scheduler_config.json: expected diffusers' JSON", "--src", tmp_path / "converted")
+    scheduler.write_text('{"_class_name": null}')
+    refuse("scheduler_config.json: expected diffusers' JSON", "--src", tmp_path / "converted")
+    scheduler.write_text('{"_class_name": "EulerDiscreteScheduler"}')
+    message = "scheduler_config.json: _class_name = 'EulerDiscreteScheduler': expected one of CogV"
+    refuse(message, "--src", tmp_path / "converted")
     scheduler.write_text(before)
     weights = tmp_path / "converted" / "vae" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-3])

@@ -60,6 +60,14 @@ def test_what_was_measured_is_in_the_card(graft_run, tmp_path, capsys):
     assert "with what eval.py measured" in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "val: 4 windows of 2 episodes" in card and "21.2500 [20.5000, 22.0000] dB" in card
+    # Its figures go on with a model directory.
+    export(tmp_path / "out", tmp_path / "again")
+    again = (tmp_path / "again" / "README.md").read_text()
+    assert "21.2500 [20.5000, 22.0000] dB" in again and "Not measured" not in again
+    for text in ("[]", '{"step": 3}'):
+        (workdir / "eval" / "3.json").write_text(text)
+        with pytest.raises(ValueError, match=r"eval/3.json: not what eval.py writes \("):
+            export(workdir, tmp_path / "other", "--step", "3")
     (workdir / "eval" / "3.json").write_text("{")
     with pytest.raises(ValueError, match=r"eval/3.json: no JSON"):
         export(workdir, tmp_path / "other", "--step", "3")

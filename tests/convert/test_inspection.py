@@ -1,6 +1,9 @@
 """`convert inspect`: every tensor is listed with its place, and nothing is passed over."""
 
+import json
+import math
 import shutil
+import struct
 import time
 
 import jax
@@ -103,6 +106,32 @@ def test_what_is_wrong_is_listed_and_no_success(src, capsys):
     assert "1 left over" in printed and "MISSING encoder.final_layer_norm.weight" in printed
 
 
+def refuse(path, message, *, error=ValueError):
+    with pytest.raises(error, match=message):
+        main(["inspect", str(path)])
+
+
+def test_what_import_refuses_is_no_success(src, tmp_path, capsys):
+    """Other dtypes, two in one stack; converted folders with a manifest that does not fit."""
+    path = src / "text_encoder" / "model.safetensors"
+    tensors = {key: np.array(x) for key, x in open_tensors(path).items()}
+    key = "encoder.block.1.layer.1.DenseReluDense.wi_0.weight"
+    write(path, tensors | {key: tensors[key].astype(np.float32)})
+    stack = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
+    refuse(src, f"for: DTYPES of {stack} .*: float16, float32, expected one$")
+    content = path.read_bytes().replace(b'"F32"', b'"I32"')
+    path.write_bytes(content)
+    refuse(src, f"DTYPE {key} is I32, expected float16, bfloat16, float32; DTYPES of ")
+    write(path, tensors)
+    import_diffusers(src, tmp_path / "dst")
+    manifest = tmp_path / "dst" / "text_encoder" / "manifest.json"
+    manifest.write_text("{")
+    refuse(tmp_path / "dst", "for: MANIFEST .*manifest.json: no manifest of this version")
+    manifest.unlink()
+    refuse(tmp_path / "dst", "for: MANIFEST .*text_encoder: no manifest.json with weights.safetens")
+    assert "39 tensors" in capsys.readouterr().out  # they are listed all the same
+
+
 def test_tensors_of_no_part_are_left_over(src):
     (src / "image_encoder").mkdir()
     write(src / "image_encoder" / "model.safetensors", {"w": np.zeros(3, np.float32)})
@@ -136,7 +165,7 @@ def test_single_files(src, tmp_path, capsys):
 
 
 def test_exports_of_a_graft(ce_run, tmp_path, capsys):
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     (workdir, trained), names = ce_run, {"model": "out", "base+loops": "base", "ce": "x.pt"}
     for form, name in names.items():
         dst = str(tmp_path / name)
@@ -150,6 +179,11 @@ def test_exports_of_a_graft(ce_run, tmp_path, capsys):
         "2 x 2x32", "float32", "512", "blocks/loop/video[{0..1}]"
     ]  # fmt: skip
     assert found["action_head.net.2.bias"][-1] == "graft/decoder/out/bias"
+    refuse(workdir, f"{workdir}: this is a run; `python -m convert export --workdir {workdir} ")
+    state = torch.load(tmp_path / "x.pt", weights_only=True)
+    state["loop_blocks"]["block_1"]["loop_gate"] = torch.zeros(2, 3)
+    torch.save(state, tmp_path / "y.pt")
+    refuse(tmp_path / "y.pt", r"REFUSED .*block_1.loop_gate has shape \(2, 3\), expected \(2, 1\)")
     (tmp_path / "out" / "statistics.json").unlink()
     with pytest.raises(FileNotFoundError, match="statistics.json: no such file"):
         main(["inspect", str(tmp_path / "out")])
@@ -161,13 +195,15 @@ def test_the_published_sizes_take_no_time(tmp_path):
         (tmp_path / name).mkdir()
         config = component.config()
         component.write_config(tmp_path / name, config)
-        specs = {
-            key: (place.shape, np.dtype(np.float16))
-            for place in component.names(config)
-            for key in place.keys
-        }
-        with create_tensors(tmp_path / name / component.weights_file, specs):
-            pass  # a sparse file
+        header, end = {}, 0
+        for place in component.names(config):
+            for key in place.keys:
+                begin, end = end, end + 2 * math.prod(place.shape)
+                header[key] = {"dtype": "F16", "shape": place.shape, "data_offsets": (begin, end)}
+        text = json.dumps(header).encode()
+        with (tmp_path / name / component.weights_file).open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            file.truncate(8 + len(text) + end)  # sparse
     began = time.monotonic()
     parts = inspection.inspect(tmp_path)
     tables = [inspection.table(part, every_key=False) for part in parts]

@@ -88,11 +88,25 @@ def run(model, tmp_path, *extra):
     return [*argv, "--out", str(tmp_path / "out.safetensors"), *extra]
 
 
+def test_prompts_are_lines_whatever_ends_them(model, tmp_path):
+    """A byte order mark and Windows' line ends are no text; other spaces are."""
+    out = tmp_path / "out.safetensors"
+    text = "\ufeffopen\r\n\r\n close\x0bit \u2028\nx\ry"
+    (tmp_path / "prompts.txt").write_bytes(text.encode())
+    shape = write_embeddings(model, tmp_path / "prompts.txt", out, dtype="float32")
+    read, expected = TextEmbeddings(out), ("open", "", " close\x0bit \u2028", "x\ry")
+    assert shape[0] == len(expected)
+    assert all(read[prompt].shape == shape[1:] for prompt in expected)
+
+
 def test_faults_are_named_where_a_user_meets_them(source, model, tmp_path):
     from convert.__main__ import main
 
     (tmp_path / "prompts.txt").write_text("")
     with pytest.raises(ValueError, match=r"prompts.txt: empty, expected one prompt a line"):
+        main(run(model, tmp_path))
+    (tmp_path / "prompts.txt").write_bytes(b"a\nb \xff\n")
+    with pytest.raises(ValueError, match=r"prompts.txt:2: no UTF-8 text: .* byte 0xff in position"):
         main(run(model, tmp_path))
     (tmp_path / "prompts.txt").write_text("a\n")
     with pytest.raises(FileNotFoundError, match="`python -m convert import --src DIFFUSERS_DIR"):

@@ -87,6 +87,15 @@ def test_what_is_not_known_is_said(saved, tmp_path):
     assert read_model_directory(tmp_path / "out").provenance["statistics"] == {}
 
 
+def test_only_counts_are_grouped_and_bars_keep_their_cell(saved, tmp_path):
+    config = saved["config"] | {"seed": 12345}
+    data = {"train": {"dataset": "a|b", "episodes": 12345, "windows": 7, "cameras": ["x"]}}
+    changed = {"config": config, "provenance": saved["provenance"] | {"data": data}}
+    write_model_directory(tmp_path / "out", **saved | changed)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| seed | 12345 |" in card and r"| train | a\|b | 12,345 | 7 | x |" in card
+
+
 def test_figures_under_other_settings_are_marked(saved, tmp_path):
     measured = REPORT | {"overrides": {"data.root": "a -> b"}}
     write_model_directory(tmp_path / "out", **saved, report=measured)
@@ -124,7 +133,16 @@ def test_damage_is_named(saved, tmp_path):
     (out / "statistics.json").write_text("{")
     refuse("statistics.json: no JSON")
     config = json.loads((out / "config.json").read_text())
+    for text in ("[]", '{"": 3}'):
+        (out / "statistics.json").write_text(text)
+        refuse("statistics.json: holds .*, expected an object of objects")
     (out / "statistics.json").write_text("{}")
+    sections = {name: value for name, value in config["config"].items() if name != "loop"}
+    for found, lacking in ((sections, "loop"), ([], "backbone, canvas")):
+        (out / "config.json").write_text(json.dumps(config | {"config": found}))
+        refuse(f"config.json: config has no section {lacking}")
+    (out / "config.json").write_text(json.dumps(config | {"provenance": []}))
+    refuse("config.json: expected config, provenance and step, got TypeError")
     del config["step"]
     (out / "config.json").write_text(json.dumps(config))
     refuse("config.json: expected config, provenance and step, got KeyError")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from roam_jax.cogvideox.graft_canvas import PAST
-from roam_jax.diffusion.sampler import ddim_step, next_timesteps, trailing_timesteps
 from roam_jax.tasks.build import build
 from roam_jax.tasks.graft import NoisedActions
 from roam_jax.tasks.graft_sampling import sample_actions
@@ -224,11 +223,13 @@ def test_sampling_is_the_plain_loop_over_predictions(robot_config):
         return outputs["actions"]
 
     actions = drawn["action_noise"]
-    timesteps = trailing_timesteps(model.schedule, STEPS)
-    assert timesteps.tolist() == [999, 666, 332]
-    for t, following in zip(timesteps, next_timesteps(timesteps), strict=True):
+    alphas = np.append(model.schedule.alphas_cumprod, 1.0)
+    signals, sigmas = np.sqrt(alphas), np.sqrt(1 - alphas)
+    # As diffusers leads: 1000 // 3 timesteps further, and to clean data (-1) in the end.
+    for t, following in [(999, 666), (666, 333), (332, -1)]:
         v = velocity(actions, jnp.asarray(t))
-        actions = ddim_step(model.schedule, actions, v, jnp.asarray(t), jnp.asarray(following))
+        x0, noise = signals[t] * actions - sigmas[t] * v, signals[t] * v + sigmas[t] * actions
+        actions = signals[following] * x0 + sigmas[following] * noise
     np.testing.assert_allclose(found, actions, rtol=1e-4, atol=1e-5)
     alone = deploy(model, params, wanted=("actions",))(batch)
     assert "velocity" not in alone
