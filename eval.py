@@ -65,11 +65,14 @@ def main(argv: Sequence[str]) -> None:
         metrics=options.metrics,
         overrides=functools.partial(override, arguments=overrides),
     )
-    print(format_report(json.loads(path.read_text())))
+    report = json.loads(path.read_text())
+    print(format_report(report))
     print(f"report:   {path}")
     for kind, ending in (("picture", "png"), ("video", "mp4")):
-        for file in sorted(path.parent.glob(f"{path.stem}_*.{ending}")):
-            print(f"{kind + ':':<9} {file}")
+        for file in sorted(path.parent.glob(f"{report['step']}_*.{ending}")):
+            # Pictures of another report of this step may lie here as well.
+            if ("video" if "continuation" in file.name else "actions") in options.metrics:
+                print(f"{kind + ':':<9} {file}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from roam_jax.train.workdir import plain
 
 # What may be measured: actions, velocity errors and round measures; and sampled continuations.
 METRICS = ACTIONS, VIDEO = ("actions", "video")
+# Of reports and pictures of the latter alone.
+CONTINUATION = "continuation"
 
 __all__ = ["evaluate_experiment", "evaluate_workdir", "format_report", "make_evaluate_hook"]
 
@@ -182,10 +184,12 @@ def evaluate_workdir(
         rounds: numbers of rounds to measure; None = 1 to the trained one.
         extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
         metrics: names of `METRICS`; the report holds what is named, and nothing of older reports.
+            Continuations alone have a report of their own, so that action figures stay.
         overrides: as for `read_saved`.
 
     Returns:
-        WORKDIR/eval/STEP.json, written last; pictures WORKDIR/eval/STEP_*.png lie beside it.
+        WORKDIR/eval/STEP.json, or of "video" alone STEP_continuation.json, written last; pictures
+        WORKDIR/eval/STEP_*.png lie beside it.
 
     Raises:
         FileNotFoundError: no workdir, no such checkpoint, or data or weights are not where the
@@ -204,10 +208,11 @@ def evaluate_workdir(
         experiment, parts, params, metrics=metrics, rounds=rounds, extrapolate=extrapolate
     )
     report = {"step": step, **report, "overrides": saved.changed, **_origin(experiment)}
-    path = saved.path / "eval" / f"{step}.json"
-    path.parent.mkdir(exist_ok=True)
+    folder = saved.path / "eval"
+    folder.mkdir(exist_ok=True)
     for part in parts:
-        part.draw(params, report["splits"], path.with_suffix(""), rounds=rounds)
+        part.draw(params, report["splits"], folder / str(step), rounds=rounds)
+    path = folder / (f"{step}.json" if ACTIONS in metrics else f"{step}_{CONTINUATION}.json")
     write_atomically(path, json.dumps(report, indent=1) + "\n")
     return path
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import ml_collections
@@ -36,18 +35,12 @@ from roam_jax.tasks.sketch import Sketch, sketch
 from roam_jax.train import sharding
 from roam_jax.train.load import load_params, place_params
 from roam_jax.train.sharding import make_mesh
-from roam_jax.train.workdir import FINGERPRINTS, Workdir, differences, plain
-
-# Leaves that runs of earlier versions lack, with the values under which they were made.
-LATER_LEAVES = MappingProxyType(
-    {
-        "data.latents": "",
-        "data.latents_stride": 0,
-        "data.posterior": "mean",
-        "eval.video_windows": 16,
-        "eval.video_steps": 50,
-        "eval.video_sampler": "ddim",
-    }
+from roam_jax.train.workdir import (
+    FINGERPRINTS,
+    Workdir,
+    differences,
+    plain,
+    with_later_leaves,
 )
 
 
@@ -200,12 +193,8 @@ def read_saved(
         saved, provenance = directory.config, directory.provenance
     else:
         saved, provenance = Workdir(path).read()
+    saved = with_later_leaves(saved)
     config = ml_collections.ConfigDict(_with_tuples(saved))
-    for key, value in LATER_LEAVES.items():
-        section, leaf = key.split(".")
-        if leaf not in config[section]:
-            config[section][leaf] = value
-    saved = plain(config)
     if overrides is not None:
         overrides(config)
     changed = differences(saved, plain(config))

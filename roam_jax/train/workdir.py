@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,6 +32,17 @@ FREE_KEYS = (
     "data.latents",
     "data.workers",
 )
+# Leaves that runs of earlier versions lack, with the values under which they were made.
+LATER_LEAVES = MappingProxyType(
+    {
+        "data.latents": "",
+        "data.latents_stride": 0,
+        "data.posterior": "mean",
+        "eval.video_windows": 16,
+        "eval.video_steps": 50,
+        "eval.video_sampler": "ddim",
+    }
+)
 # The part of the provenance that must not change: what the data and the frozen weights are.
 FINGERPRINTS = "fingerprints"
 
@@ -39,6 +51,16 @@ def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """The config as JSON would give it back (tuples are lists)."""
     config = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     return json.loads(json.dumps(config))
+
+
+def with_later_leaves(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config, plain, with the leaves that came after it; sections it lacks stay away."""
+    found = plain(saved)
+    for key, value in LATER_LEAVES.items():
+        section, leaf = key.split(".")
+        if section in found:
+            found[section].setdefault(leaf, value)
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -64,7 +86,7 @@ def require_same_config(saved: Mapping[str, Any], config: ConfigDict, *, where: 
     Raises:
         ValueError: naming each leaf that differs, except those of `FREE_KEYS`.
     """
-    changed = differences(saved, plain(config))
+    changed = differences(with_later_leaves(saved), with_later_leaves(plain(config)))
     listed = [f"{key}: {values}" for key, values in changed.items() if key not in FREE_KEYS]
     if listed:
         raise ValueError(

@@ -53,6 +53,7 @@ def seen(monkeypatch):
         return Stub()
 
     monkeypatch.setattr(run_module, "make_evaluation", make_evaluation)
+    monkeypatch.setattr(run_module, "ContinuationEvaluation", make_evaluation)
     return experiments
 
 
@@ -103,6 +104,16 @@ def test_a_step_is_picked(workdir, seen):
         evaluate_workdir(workdir, step=7)
     with pytest.raises(FileNotFoundError, match="is no workdir"):
         evaluate_workdir(workdir / "checkpoints")
+
+
+def test_continuations_alone_leave_the_action_figures(workdir, seen):
+    actions = evaluate_workdir(workdir)
+    before = actions.read_bytes()
+    video = evaluate_workdir(workdir, metrics=("video",))
+    assert video == workdir / "eval" / "6_continuation.json"
+    assert json.loads(video.read_text())["metrics"] == ["video"]
+    assert actions.read_bytes() == before
+    assert evaluate_workdir(workdir, metrics=("actions", "video")) == actions
 
 
 def test_an_export_is_evaluated_like_its_workdir(exported, seen, params):

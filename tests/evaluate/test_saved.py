@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from roam_jax.evaluate.as_trained import check_fingerprints
-from roam_jax.evaluate.saved import LATER_LEAVES, open_saved, read_saved
+from roam_jax.evaluate.saved import open_saved, read_saved
 from roam_jax.train import names
+from roam_jax.train.workdir import LATER_LEAVES
 from tests.evaluate.test_run import with_overrides
 
 LESS = with_overrides("eval.windows=1")

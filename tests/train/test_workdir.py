@@ -43,6 +43,20 @@ def test_another_config_is_refused_with_its_keys(folder):
     assert f"config: {changes} Use another" in str(error.value)
 
 
+def test_a_run_of_an_earlier_version_resumes(folder):
+    """Its config lacks a leaf that came later; another value of it is another run."""
+    saved = json.loads(folder.config_file.read_text())
+    saved["config"]["data"] = {}
+    folder.config_file.write_text(json.dumps(saved))
+    config = toy.make_config()
+    config.unlock()
+    config.data = {"posterior": "mean"}
+    folder.require(config, PROVENANCE)
+    config.data.posterior = "sample"
+    with pytest.raises(ValueError, match="data.posterior: mean -> sample"):
+        folder.require(config, PROVENANCE)
+
+
 def test_what_only_changes_the_log_may_differ(folder):
     folder.require(toy.make_config(log_every=7, save_every=8, eval_every=9, keep=1), PROVENANCE)
 
