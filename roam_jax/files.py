@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -22,6 +23,14 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """
     with _written(path, content) as partial:
         os.replace(partial, path)
+
+
+def free_bytes(path: pathlib.Path) -> int:
+    """Bytes that are free where `path` is, or would be."""
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     experiment = build(config)
     if not hasattr(experiment.model, "backbone"):
         raise ValueError(f"train.task = {config.train.task}: expected one that reads latents")
-    encodings = [_plan(options, overrides, experiment, member) for member in experiment.members]
+    encodings = [_plan(options, overrides, experiment, n) for n in range(len(experiment.members))]
     for member, encoding in zip(experiment.members, encodings, strict=True):
         _print_plan(member, encoding)
     _require_space(encodings)
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=256,
         metavar="N",
-        help="windows of a shard, the most that a kill loses",
+        help="windows of a shard, each with its K copies: the most that a kill loses",
     )
     parser.add_argument("--dry_run", action="store_true", help="print what it will take, and stop")
     return parser
@@ -109,11 +109,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _plan(
-    options: argparse.Namespace, overrides: list[str], experiment: Experiment, member: Member
+    options: argparse.Namespace, overrides: list[str], experiment: Experiment, number: int
 ) -> Encoding:
+    """What is encoded of member `number` of a mixture, or of the one dataset."""
     from roam_jax.data.latent_shards import Encoding
     from roam_jax.tasks.latents import member_folder, plan_layout
 
+    member = experiment.members[number]
     arguments = ["--config", options.config, *overrides]
     for name in ("stride", "copies", "dtype", "shard_windows"):
         value = getattr(options, name)
@@ -128,6 +130,7 @@ def _plan(
         dtype=options.dtype,
         shard_windows=options.shard_windows,
         arguments=arguments,
+        member=number,
     )
     out = member_folder(options.out, member)
     return Encoding(member.train, out, layout, part=_part(options.process))

@@ -7,8 +7,10 @@ TFRecord stores. A dataset then has the same fingerprint in both formats.
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 
 from array_record.python import array_record_module
 
@@ -35,14 +37,74 @@ def scan(path: pathlib.Path) -> Iterator[tuple[Record, Message]]:
         FileNotFoundError: no such shard.
         ValueError: it is damaged, or no ArrayRecord file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such shard")
-    with _reading(path, "its footer"):
-        count = array_record_module.ArrayRecordReader(str(path), READER_OPTIONS).num_records()
-    for number in range(count):
+    for number in range(count_records(path)):
         payload = _read(path, number)
         record = Record(path, number, len(payload), masked_crc32c(payload))
         yield record, Message(payload, 0, len(payload))
+
+
+def count_records(path: pathlib.Path) -> int:
+    """How many records a shard has, by its footer.
+
+    Raises:
+        FileNotFoundError: no such shard.
+        ValueError: it is damaged, or no ArrayRecord file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such shard")
+    with _reading(path, "its footer"):
+        return array_record_module.ArrayRecordReader(str(path), READER_OPTIONS).num_records()
+
+
+@contextlib.contextmanager
+def put_in_place(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A hidden file that takes the place of `target` once the block has ended well."""
+    partial = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(target: pathlib.Path) -> None:
+    """Removes the hidden files that killed attempts to write `target` have left."""
+    for path in target.parent.glob(f".{target.name}-*"):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def writing(partial: pathlib.Path, target: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+    """Writes an ArrayRecord file of as many records as are given.
+
+    Args:
+        partial: file to write.
+        target: that it is going to be, for messages.
+
+    Raises:
+        ValueError: it cannot be written. What the block itself raises passes unchanged.
+    """
+    count = 0
+
+    def write(payload: bytes) -> None:
+        nonlocal count
+        with _told(target):
+            writer.write(payload)
+        count += 1
+
+    with _told(target):
+        writer = array_record_module.ArrayRecordWriter(str(partial), WRITER_OPTIONS)
+    try:
+        yield write
+    finally:
+        with _told(target):
+            writer.close()
+    with _told(target):
+        written = array_record_module.ArrayRecordReader(str(partial), READER_OPTIONS).num_records()
+    if written != count:
+        raise ValueError(f"{target}: {written} records after {count} were written")
 
 
 @contextlib.contextmanager
@@ -84,3 +146,11 @@ def _reading(path: pathlib.Path, what: str) -> Iterator[None]:
             f"{path}: {what} of an ArrayRecord file is damaged ({path.stat().st_size:,} bytes; "
             f"{error})"
         ) from error
+
+
+@contextlib.contextmanager
+def _told(target: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(f"{target}: cannot be written: {error}") from error

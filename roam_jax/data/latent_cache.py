@@ -7,7 +7,6 @@ VAE, other data, other preprocessing. Nothing of it stays in memory but texts of
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Collection, Mapping
@@ -22,10 +21,10 @@ from roam_jax.data.array_records import ERRORS, READER_OPTIONS
 from roam_jax.data.latent_layout import (
     COMPLETE,
     differences,
-    missing_shards,
     read_layout,
+    read_sizes,
 )
-from roam_jax.data.latent_shards import TEXT_ROW
+from roam_jax.data.latent_shards import TEXT_ROW, missing_shards
 from roam_jax.data.latent_units import ROBOT_FIELDS, Scaling
 from roam_jax.data.latents import LatentSource
 from roam_jax.data.text import TextEmbeddings
@@ -150,7 +149,13 @@ class CachedLatents(LatentSource):
             wanted = {*self._fields, *ROBOT_FIELDS, *PLACES, TEXT_ROW}
             return self.layout.unpack(_read(path, record), wanted)
         except ERRORS as error:
-            raise ValueError(f"{path}: record {record} is damaged ({error})") from error
+            raise self._damaged(path, f"record {record}", error) from error
+
+    def _damaged(self, path: pathlib.Path, what: str, error: Exception) -> ValueError:
+        return ValueError(
+            f"{path}: {what} is damaged ({error}); delete the file, and this makes it again: "
+            f"{self.layout.command(self.folder)}"
+        )
 
     def _text(self, shard: int, stored: Mapping[str, np.ndarray]) -> np.ndarray:
         if self.layout.own_text:
@@ -169,7 +174,7 @@ class CachedLatents(LatentSource):
         try:
             return np.frombuffer(_read(path, last), np.float32).reshape(-1, *self._no_text.shape)
         except ERRORS as error:
-            raise ValueError(f"{path}: record {last}, its texts, is damaged ({error})") from error
+            raise self._damaged(path, f"record {last}, its texts,", error) from error
 
     def _check_made_with(
         self, made_with: Mapping[str, Any], fields: Collection[str], stride: int
@@ -192,21 +197,20 @@ class CachedLatents(LatentSource):
 
     def _check_shards(self) -> None:
         layout, path = self.layout, self.folder / COMPLETE
-        missing = missing_shards(self.folder, layout)
-        if missing or not path.is_file():
+        names = [layout.shard_name(n) for n in range(layout.shards)]
+        if not path.is_file() or not all((self.folder / name).is_file() for name in names):
+            missing = missing_shards(self.folder, layout)
             raise ValueError(
                 f"{KEY} = {self.folder}: encoding was interrupted, {len(missing)} of "
                 f"{layout.shards} shards are missing; this goes on with it: "
                 f"{layout.command(self.folder)}"
             )
-        sizes = json.loads(path.read_bytes())["shards"]
-        for name in (layout.shard_name(n) for n in range(layout.shards)):
+        for name, size in read_sizes(self.folder, layout).items():
             found = (self.folder / name).stat().st_size
-            if found != sizes.get(name):
+            if found != size:
                 raise ValueError(
-                    f"{self.folder / name}: {found:,} bytes, expected {sizes.get(name):,}: cut "
-                    f"short or replaced; delete it, and this makes it again: "
-                    f"{layout.command(self.folder)}"
+                    f"{self.folder / name}: {found:,} bytes, expected {size:,}: cut short or "
+                    f"replaced; this makes it again: {layout.command(self.folder)}"
                 )
 
 

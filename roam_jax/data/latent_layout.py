@@ -88,6 +88,10 @@ class LatentLayout:
         """Number of shards."""
         return -(-self.windows // self.shard_windows)
 
+    def shard_records(self, shard: int) -> int:
+        """Records of a shard."""
+        return len(self.shard_range(shard)) * self.copies + bool(self.own_text)
+
     @property
     def latent_fields(self) -> tuple[str, ...]:
         """Latents and log-variances of a record."""
@@ -207,10 +211,22 @@ def read_layout(folder: pathlib.Path, *, key: str) -> LatentLayout:
         raise ValueError(f"{path}: damaged or of another version ({error})") from error
 
 
-def missing_shards(folder: pathlib.Path, layout: LatentLayout) -> list[int]:
-    """Shards that were not put in place yet."""
-    there = {path.name for path in folder.glob("latents-*.array_record")}
-    return [n for n in range(layout.shards) if layout.shard_name(n) not in there]
+def read_sizes(folder: pathlib.Path, layout: LatentLayout) -> dict[str, int]:
+    """Bytes of each shard by name, of a folder that is complete.
+
+    Raises:
+        FileNotFoundError: the folder is not complete.
+        ValueError: the file is damaged.
+    """
+    path = folder / COMPLETE
+    try:
+        sizes = json.loads(path.read_bytes())["shards"]
+        return {name: int(sizes[name]) for name in map(layout.shard_name, range(layout.shards))}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: damaged ({error!r}), expected the size of each of {layout.shards} shards; "
+            f"this makes it again: {layout.command(folder)}"
+        ) from error
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -7,34 +7,36 @@ kill costs one shard at most. Which process writes a shard follows from its numb
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
-import os
 import pathlib
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from array_record.python import array_record_module
 from jaxtyping import Int
 
 from roam_jax.contracts import Batch
-from roam_jax.data.array_records import READER_OPTIONS, WRITER_OPTIONS
+from roam_jax.data.array_records import (
+    count_records,
+    put_in_place,
+    remove_leftovers,
+    writing,
+)
 from roam_jax.data.latent_layout import (
     COMPLETE,
     DESCRIPTION,
     Field,
     LatentLayout,
     differences,
-    missing_shards,
     read_layout,
+    read_sizes,
 )
 from roam_jax.data.latent_units import in_physical_units, own_dimensions
 from roam_jax.data.latents import COPY, Encoder, encoded
 from roam_jax.data.options import LANGUAGE_EMBEDDING
 from roam_jax.data.windows import WindowSource
-from roam_jax.files import write_atomically, write_once
+from roam_jax.files import free_bytes, write_atomically, write_once
 
 # What a record and a shard take beyond their payload.
 RECORD_OVERHEAD, SHARD_OVERHEAD = 64, 3 * 2**16
@@ -108,13 +110,13 @@ class Encoding:
         self._physical = in_physical_units(source)
         self._indices = window_indices(source.counts, layout.stride)
         self._check_folder()
-        self.ours = range(part.index, layout.shards, part.count)
-        self.missing = [n for n in missing_shards(self.out, layout) if n in self.ours]
+        self._part, self.ours = part, range(part.index, layout.shards, part.count)
+        self.missing = missing_shards(self.out, layout, among=self.ours)
 
     @property
     def missing_windows(self) -> int:
-        """Windows, copies counted, that are still to be encoded here."""
-        return self.layout.copies * sum(len(self.layout.shard_range(n)) for n in self.missing)
+        """Windows that are still to be encoded here, each with all of its copies."""
+        return sum(len(self.layout.shard_range(n)) for n in self.missing)
 
     def size(self, shards: Sequence[int] | None = None) -> int:
         """Bytes that shards take on disk; None = all of them.
@@ -131,10 +133,7 @@ class Encoding:
     @property
     def free(self) -> int:
         """Bytes that are free where the folder is."""
-        folder = self.out.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
+        return free_bytes(self.out)
 
     def run(
         self,
@@ -148,36 +147,37 @@ class Encoding:
         Args:
             encode: videos of a batch to latents and log-variances.
             batch_size: windows of one call.
-            advance: told how many windows were encoded.
+            advance: told how many windows were encoded, all copies of them.
 
         Returns:
             Whether the folder is complete.
 
         Raises:
-            ValueError: a record of the dataset is damaged, or a shard cannot be written. Finished
-                shards stay.
+            ValueError: a record of the dataset is damaged, a shard cannot be written, or another
+                process encodes this part. Finished shards stay.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         write_once(self.out / DESCRIPTION, self.layout.to_json())
         self._check_folder()  # another process may have been first, with another layout
-        for shard in self.missing:
-            target = self.out / self.layout.shard_name(shard)
-            for left in self.out.glob(f".{target.name}-*"):
-                left.unlink()
-            with put_in_place(target) as write:
-                texts: dict[bytes, int] = {}
-                windows = encoded(
-                    self._windows(shard),
-                    encode,
-                    batch_size=batch_size,
-                    time=self.source.options.time,
-                )
-                for window in windows:
-                    write(self._record(window, texts))
-                    advance(1)
-                if texts:
-                    write(b"".join(texts))
-        return self._complete()
+        time = self.source.options.time
+        with _alone(self.out, self._part):
+            if self.missing:  # sizes of shards that are to be replaced
+                (self.out / COMPLETE).unlink(missing_ok=True)
+            for shard in self.missing:
+                target = self.out / self.layout.shard_name(shard)
+                remove_leftovers(target)
+                with put_in_place(target) as partial, writing(partial, target) as write:
+                    texts: dict[bytes, int] = {}
+                    windows = encoded(
+                        self._windows(shard), encode, batch_size=batch_size, time=time
+                    )
+                    for count, window in enumerate(windows, start=1):
+                        write(self._record(window, texts))
+                        if count % self.layout.copies == 0:
+                            advance(1)
+                    if texts:
+                        write(b"".join(texts))
+            return self._complete()
 
     def _record(self, window: Batch, texts: dict[bytes, int]) -> bytes:
         window = {**window, **own_dimensions(self.source, window)}
@@ -197,7 +197,7 @@ class Encoding:
             for copy in range(layout.copies):
                 rng = np.random.default_rng([layout.seed, index, copy])
                 window = self._physical.draw(index, rng)
-                yield {**window, COPY: np.array([index, copy], np.uint32)}
+                yield {**window, COPY: np.array([layout.seed, index, copy], np.uint32)}
 
     def _complete(self) -> bool:
         if missing_shards(self.out, self.layout):
@@ -242,44 +242,55 @@ def _flat(layout: LatentLayout) -> dict[str, object]:
     }
 
 
+def missing_shards(
+    folder: pathlib.Path, layout: LatentLayout, *, among: Iterable[int] | None = None
+) -> list[int]:
+    """Shards that are not there, or not as they were written.
+
+    They are known by their sizes once `COMPLETE` keeps these, and by their records before.
+
+    Args:
+        folder: that holds them.
+        layout: what they should hold.
+        among: which are looked at; None = all.
+    """
+    try:
+        sizes = read_sizes(folder, layout)
+    except (FileNotFoundError, ValueError):
+        sizes = None  # a damaged file is as good as none: it is made again
+
+    def is_whole(shard: int) -> bool:
+        path = folder / layout.shard_name(shard)
+        if not path.is_file():
+            return False
+        if sizes is not None:
+            return path.stat().st_size == sizes[path.name]
+        try:
+            return count_records(path) == layout.shard_records(shard)
+        except ValueError:
+            return False
+
+    shards = range(layout.shards) if among is None else among
+    return [shard for shard in shards if not is_whole(shard)]
+
+
 @contextlib.contextmanager
-def put_in_place(target: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
-    """Writes an ArrayRecord file, which takes its name once the block has ended well.
+def _alone(out: pathlib.Path, part: Part) -> Iterator[None]:
+    """Holds a lock on a part of the folder, which ends with the process however that ends.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: another process holds it.
     """
-    partial, count = target.with_name(f".{target.name}-{uuid.uuid4().hex}"), 0
-
-    def write(payload: bytes) -> None:
-        nonlocal count
-        with _writing(target):
-            writer.write(payload)
-        count += 1
-
-    try:
-        with _writing(target):
-            writer = array_record_module.ArrayRecordWriter(str(partial), WRITER_OPTIONS)
+    path = out / f".part-{part.index}-of-{part.count}.lock"
+    with path.open("ab") as file:
         try:
-            yield write
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"--out {out}: another process encodes this part (--process {part.index}/"
+                f"{part.count}); expected one process a part, as in --process 0/2 and 1/2"
+            ) from error
+        try:
+            yield
         finally:
-            with _writing(target):
-                writer.close()
-        with _writing(target):
-            reader = array_record_module.ArrayRecordReader(str(partial), READER_OPTIONS)
-            written = reader.num_records()
-        if written != count:
-            raise ValueError(f"{target}: {written} records after {count} were written")
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _writing(target: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise ValueError(f"{target}: cannot be written: {error}") from error
+            path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from absl import logging
 from roam_jax.contracts import VIDEO_FIELDS, Batch, TimeSpec
 from roam_jax.data.windows import WindowSource
 
-# What says of an augmented copy which one it is: its window and its number.
+# What says of an augmented copy which one it is: seed of the draws, its window and its number.
 COPY = "copy"
 # Fields of `VIDEO_FIELDS`, each with a batch axis, and `COPY` of those that are to be augmented ->
 # the latents of them all, as in `Batch`.

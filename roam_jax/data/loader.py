@@ -182,11 +182,27 @@ def make_loader(
     return Loader(rows, identity=identity, workers=workers, process=process)
 
 
+def check_seed(seed: int) -> None:
+    """Refuses a seed that NumPy or JAX would refuse without its name, or cut.
+
+    Raises:
+        ValueError: out of range.
+    """
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"seed = {seed}: expected 0 <= seed < 2**32")
+
+
+def member_seed(seed: int, number: int) -> int:
+    """Seed of what is drawn for a member of a mixture; the first has the run's own."""
+    if not number:
+        return seed
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
 def _check(*, batch_size: int, seed: int, workers: int, process: Process) -> None:
     if batch_size < 1:
         raise ValueError(f"train.batch_size = {batch_size}: expected at least 1")
-    if not 0 <= seed < 1 << 32:
-        raise ValueError(f"seed = {seed}: expected 0 <= seed < 2**32")
+    check_seed(seed)
     if workers < 0:
         raise ValueError(f"data.workers = {workers}: expected 0 or more")
     if not 0 <= process.index < process.count:
@@ -203,13 +219,8 @@ def _member_order(number: int, source: Source, seed: int, shuffle: bool) -> grai
     """(member, window) in the order of a member's epochs, without end."""
     order = grain.MapDataset.range(len(source))
     if shuffle:
-        # A single dataset is shuffled by the seed itself.
-        order = order.seed(_fold(seed, number) if number else seed).shuffle()
+        order = order.seed(member_seed(seed, number)).shuffle()
     return order.repeat().map(_Tag(number))
-
-
-def _fold(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def _prepare_worker(index: int, count: int) -> None:

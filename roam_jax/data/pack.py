@@ -6,25 +6,20 @@ are done. The description of the dataset comes last, so a reader refuses what is
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
-import shutil
 import types
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
 
-from roam_jax.data.array_records import READER_OPTIONS, WRITER_OPTIONS
+from roam_jax.data.array_records import put_in_place, remove_leftovers, writing
 from roam_jax.data.folder import FILE_FORMATS, PACK_JOURNAL, open_dataset
 from roam_jax.data.index import Stamp
-from roam_jax.files import write_atomically
+from roam_jax.files import free_bytes, write_atomically
 from roam_jax.spelling import did_you_mean
 
 FILE_NAMES = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -173,26 +168,22 @@ class Packing:
 
     def _check_space(self) -> None:
         needed = int(self.missing_bytes * (1 + OVERHEAD)) + OVERHEAD_BYTES * len(self.missing)
-        folder = self.out.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        free = shutil.disk_usage(folder).free
+        free = free_bytes(self.out)
         if needed > free:
             raise ValueError(
                 f"--out {self.out}: {len(self.missing)} shards need {needed / 1e9:,.2f} GB, "
-                f"{free / 1e9:,.2f} GB are free in {folder}"
+                f"{free / 1e9:,.2f} GB are free there"
             )
 
     def _remove_leftovers(self) -> None:
         for shard in self.missing:
-            for path in self.out.glob(f".{shard.target.name}-*"):
-                path.unlink()
+            remove_leftovers(shard.target)
 
     def _copy(self, shard: Shard, advance: Callable[[int], None]) -> dict[str, Any]:
         """Copies one shard; returns its entry in the journal."""
         stamp, count, size = _stamp(shard.source), 0, 0
-        with _put_in_place(shard.target) as partial:
-            with _writing(partial, shard.target) as write:
+        with put_in_place(shard.target) as partial:
+            with writing(partial, shard.target) as write:
                 for payload in _payloads(self._storage, shard.source):
                     write(payload)
                     count, size = count + 1, size + len(payload)
@@ -253,40 +244,3 @@ def _payloads(storage: types.ModuleType, path: pathlib.Path) -> Iterator[bytes]:
     """Every payload of a shard, checked."""
     for record, _ in storage.scan(path):
         yield storage.read_record(record)
-
-
-@contextlib.contextmanager
-def _put_in_place(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A hidden file that takes the place of `target` once the block has ended well."""
-    partial = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def _writing(partial: pathlib.Path, target: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
-    """Writes an ArrayRecord file of as many records as are given."""
-    count = 0
-
-    def write(payload: bytes) -> None:
-        nonlocal count
-        writer.write(payload)
-        count += 1
-
-    try:
-        writer = array_record_module.ArrayRecordWriter(str(partial), WRITER_OPTIONS)
-        try:
-            yield write
-        finally:
-            writer.close()
-        written = array_record_module.ArrayRecordReader(str(partial), READER_OPTIONS).num_records()
-    except RuntimeError as error:
-        raise ValueError(f"{target}: cannot be written: {error}") from error
-    if written != count:
-        raise ValueError(f"{target}: {written} records after {count} were written")

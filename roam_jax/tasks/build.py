@@ -26,7 +26,7 @@ from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.contracts import ArraySpec, Batch, Task, TimeSpec
 from roam_jax.data.latent_cache import CachedLatents
 from roam_jax.data.latents import LatentSource, encode_windows
-from roam_jax.data.loader import Loader, Process, make_loader
+from roam_jax.data.loader import Loader, Process, check_seed, make_loader
 from roam_jax.data.members import Member
 from roam_jax.data.statistics import RobotStatistics
 from roam_jax.data.windows import WindowSource
@@ -94,9 +94,15 @@ class Experiment:
         Opened when they are first asked for: evaluation reads frames and needs none.
 
         Raises:
-            FileNotFoundError, ValueError: as `CachedLatents`.
+            FileNotFoundError, ValueError: as `CachedLatents`, or `data.latents_stride` alone.
         """
         if not self.config.data.latents:
+            if stride := self.config.data.latents_stride:
+                raise ValueError(
+                    f"data.latents_stride = {stride} without data.latents: training on frames "
+                    "reads every window; expected 0, or the folder that `python -m roam_jax "
+                    "encode` fills as data.latents"
+                )
             return ()
         return open_caches(self.config, self.members, self.model, self._latent_fields)
 
@@ -202,6 +208,7 @@ def task_maker(
 def _check_run(config: ml_collections.ConfigDict) -> None:
     """Refuses what neither data nor weights nor devices could make right."""
     _rounds(config)
+    check_seed(config.seed)
     if config.train.batch_size < 1:
         raise ValueError(f"train.batch_size = {config.train.batch_size}: expected at least 1")
     sizes = {axis: config.mesh[axis] for axis in MESH_AXES}

@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -22,6 +21,7 @@ from roam_jax.data.latent_cache import CachedLatents
 from roam_jax.data.latent_layout import LatentLayout
 from roam_jax.data.latent_shards import own_text, record_fields, window_indices
 from roam_jax.data.latents import COPY, Encoder
+from roam_jax.data.loader import member_seed
 from roam_jax.data.members import Member
 from roam_jax.data.options import LANGUAGE_EMBEDDING
 from roam_jax.data.windows import WindowSource
@@ -107,7 +107,6 @@ def make_encoder(
     fields: Collection[str],
     *,
     augmentation: Augmentation | None = None,
-    seed: int = 0,
 ) -> Encoder:
     """The frozen VAE as a function of videos alone, its weights on the device.
 
@@ -116,11 +115,10 @@ def make_encoder(
         time: alignment of the window.
         fields: latents and log-variances that are wanted.
         augmentation: of windows that say which copy they are, one at a time; None = none.
-        seed: what its draws derive from.
     """
 
-    def augment(seed: jax.Array, window: Mapping[str, jax.Array]):
-        index, copy = window[COPY]
+    def augment(_: None, window: Mapping[str, jax.Array]):
+        seed, index, copy = window[COPY]
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), index), copy)
         videos = {name: x[None] for name, x in window.items() if name in VIDEO_FIELDS}
         return {name: x[0] for name, x in augmentation(videos, rng).items()}
@@ -128,7 +126,7 @@ def make_encoder(
     @jax.jit
     def encode(params: Params, batch: Mapping[str, jax.Array]):
         if augmentation and augmentation.changed:
-            batch = map_rows(augment, jnp.uint32(seed), batch)
+            batch = map_rows(augment, None, batch)
         return backbone.encode_batch(params, batch, time, fields=fields)
 
     return functools.partial(encode, jax.device_put(backbone.pretrained_vae()))
@@ -142,7 +140,6 @@ def layout_encoder(experiment: Any, layout: LatentLayout) -> Encoder:
         experiment.time,
         layout.latent_fields,
         augmentation=augmentation,
-        seed=layout.seed,
     )
 
 
@@ -218,6 +215,7 @@ def plan_layout(
     dtype: str,
     shard_windows: int,
     arguments: Sequence[str],
+    member: int = 0,
 ) -> LatentLayout:
     """What `encode` writes for one dataset.
 
@@ -230,6 +228,7 @@ def plan_layout(
         dtype: of latents and log-variances on disk.
         shard_windows: windows of a shard.
         arguments: of the command.
+        member: number of the dataset in a mixture, so that no two have the same draws.
 
     Raises:
         ValueError: something is random and no copies are asked for, or copies that would be alike.
@@ -255,7 +254,7 @@ def plan_layout(
         stride=stride,
         copies=max(1, copies),
         drawn=drawn,
-        seed=config.seed if drawn else 0,
+        seed=member_seed(config.seed, member) if drawn else 0,
         shard_windows=shard_windows,
         fields=record_fields(source, rows, dtype=dtype),
         own_text=own_text(source),

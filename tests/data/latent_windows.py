@@ -37,7 +37,7 @@ def encode(videos):
     """Latents in the shapes of a VAE, and a log-variance that is none of their mean."""
     whole = halve(videos["frames"])
     if "copy" in videos:  # a copy is as bright as its number is high
-        whole = whole + videos["copy"][:, 1].astype(np.float32).reshape(-1, 1, 1, 1, 1)
+        whole = whole + videos["copy"][:, 2].astype(np.float32).reshape(-1, 1, 1, 1, 1)
     found = {"observed_latents": whole[:, : TIME.t_current], "target_latents": whole}
     return found | {f"{name}_logvar": -1 - array / 3 for name, array in found.items()}
 

@@ -232,6 +232,15 @@ def test_a_shard_that_was_cut_short_is_named(windows, own):
         open_cache(own, windows)
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"shards": {}}', '{"shards'])
+def test_damaged_sizes_are_named_with_their_mend(windows, own, content):
+    path = own / "complete.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="damaged .*python -m roam_jax encode") as error:
+        open_cache(own, windows)
+    assert str(error.value).startswith(f"{path}: damaged")
+
+
 def test_a_damaged_record_is_named(windows, own):
     path = own / "latents-00001-of-00004.array_record"
     whole = bytearray(path.read_bytes())

@@ -1,11 +1,12 @@
 """Encoding into shards: stopped and resumed, in parts, and folders that hold something else."""
 
+import fcntl
 import re
 
 import pytest
 
-from roam_jax.data.latent_layout import missing_shards
-from roam_jax.data.latent_shards import Encoding, Part
+from roam_jax.data.latent_layout import COMPLETE
+from roam_jax.data.latent_shards import Encoding, Part, missing_shards
 from tests.data.latent_windows import encode, fill, make_layout, open_cache, open_windows
 
 
@@ -62,6 +63,32 @@ def test_a_stop_costs_one_shard_and_the_same_command_goes_on(windows, tmp_path):
     assert fill(windows, out, encoder=Counted(stop_at=0))
 
 
+@pytest.mark.parametrize("sizes_known", [True, False])
+def test_a_damaged_shard_is_made_again(windows, tmp_path, sizes_known):
+    out = tmp_path / "latents"
+    fill(windows, out)
+    shard = out / make_layout(windows).shard_name(1)
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    if not sizes_known:
+        (out / COMPLETE).unlink()
+    assert missing_shards(out, make_layout(windows)) == [1]
+    assert fill(windows, out)
+    assert shard.read_bytes() == whole
+    open_cache(out, windows)
+
+
+def test_one_process_a_part(windows, tmp_path):
+    out = tmp_path / "latents"
+    out.mkdir()
+    with (out / ".part-0-of-1.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match=r"another process encodes this part \(--process 0/1"):
+            fill(windows, out)
+    assert fill(windows, out)
+    assert not list(out.glob(".part*"))
+
+
 def test_parts_are_disjoint_and_the_last_completes(windows, tmp_path):
     out = tmp_path / "latents"
     assert not fill(windows, out, part=Part(1, 3))
@@ -116,7 +143,7 @@ def test_folders_that_hold_something_else(windows, tmp_path):
 
 
 def test_a_shard_that_cannot_be_written_is_named(windows, tmp_path, monkeypatch):
-    from roam_jax.data import latent_shards
+    from roam_jax.data import array_records
 
     class Full:
         def __init__(self, path, options):
@@ -128,7 +155,7 @@ def test_a_shard_that_cannot_be_written_is_named(windows, tmp_path, monkeypatch)
         def close(self):
             pass
 
-    monkeypatch.setattr(latent_shards.array_record_module, "ArrayRecordWriter", Full)
+    monkeypatch.setattr(array_records.array_record_module, "ArrayRecordWriter", Full)
     message = "latents-00000-of-00004.array_record: cannot be written: No space left"
     with pytest.raises(ValueError, match=message):
         fill(windows, tmp_path / "latents")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from roam_jax.data import pack, records
+from roam_jax.data import array_records, pack, records
 from roam_jax.data.dataset import EpisodeReader
 from roam_jax.data.pack import Packing
 from tests.data import rlds
@@ -322,7 +322,7 @@ def test_a_disk_that_is_full(src, out, monkeypatch):
             pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(pack.array_record_module, "ArrayRecordWriter", Full)
+        patch.setattr(array_records.array_record_module, "ArrayRecordWriter", Full)
         message = f"{packed_shard(out, 0)}: cannot be written: .*No space left on device. 0 of 6"
         with pytest.raises(ValueError, match=message):
             Packing(src, out).run()
@@ -333,7 +333,7 @@ def test_a_disk_that_is_full(src, out, monkeypatch):
 def test_too_little_space_is_told_before(src, out, monkeypatch):
     free = shutil._ntuple_diskusage(10**9, 10**9 - 500_000, 500_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
-    message = rf"--out {out}: 6 shards need \d\.\d\d GB, 0.00 GB are free in {out.parent.parent}"
+    message = rf"--out {out}: 6 shards need \d\.\d\d GB, 0.00 GB are free there"
     with pytest.raises(ValueError, match=message):
         Packing(src, out)
     assert not out.exists()
