@@ -157,13 +157,14 @@ class ObservationReader:
         """Checked and resized, (size, frames, H, W, 3)."""
         given, frames = np.asarray(given), frames or self.time.observed_frames
         fits = given.ndim == 5 and given.shape[:2] == (size, frames) and given.shape[-1] == 3
-        if not fits or given.dtype != np.uint8:
+        if not fits or not given.size or given.dtype != np.uint8:
             shown = tuple(given.shape[1:])
             raise ValueError(
                 f"observation.{name} has shape {shown} and dtype {given.dtype} (worlds: "
-                f"{len(given)}), expected ({frames}, height, width, 3) of uint8 for each of {size}"
-                f"; the model sees environment frames 0..{self.time.observed_frames - 1}, every "
-                f"{FRAMES_PER_LATENT} after the first one latent frame"
+                f"{len(given)}), expected ({frames}, height, width, 3) of uint8 for each of "
+                f"{max(size, 1)}; the model sees environment frames "
+                f"0..{self.time.observed_frames - 1}, every {FRAMES_PER_LATENT} after the first "
+                "one latent frame"
             )
         return np.stack([resize_frames(clip, self.image_size) for clip in given])
 
@@ -174,7 +175,8 @@ def _vector(
     """Checked, as float32.
 
     Raises:
-        ValueError: another shape, numbers that are not finite, or a gripper outside of 0..1.
+        ValueError: another shape, numbers that are not finite, or a gripper that is none of 0, 0.5
+            and 1.
     """
     given = np.asarray(given, np.float32)
     if given.shape != shape:
@@ -190,10 +192,11 @@ def _vector(
         return given
     require_finite(rows, spec, where=f"observation.{name}")
     grippers = rows[:, spec.of_kind("gripper")]
-    if name == "past_actions" and ((grippers < 0) | (grippers > 1)).any():
+    undecided = ~np.isin(grippers, (0, 0.5, 1))
+    if name == "past_actions" and undecided.any():
         raise ValueError(
-            f"observation.{name}: a gripper of {grippers.min():g} to {grippers.max():g}: expected "
-            "1 (open), 0 (closed) or 0.5 (not yet decided)"
+            f"observation.{name}: a gripper of {grippers[undecided][0]:g}: expected 1 (open), 0 "
+            "(closed) or 0.5 (not yet decided); a predicted one above 0.5 was open"
         )
     return given
 

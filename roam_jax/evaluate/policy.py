@@ -180,8 +180,7 @@ class Policy:
         size = len(rows.frames)
         batch = self._reader.read(rows)
         batch["text"] = self._texts(instruction, size)
-        seeds = np.arange(seed, seed + size) if np.ndim(seed) == 0 else seed
-        seeds = np.asarray(per_world(seeds, size, name="seeds"), np.int32)
+        seeds = _seeds(seed, size)
         actions = np.asarray(self._act(self._params, self._encode(self._params, batch), seeds))
         chunk = actions[..., self._reader.action_places()]
         chunk = self._reader.statistics.actions.unnormalise(chunk)
@@ -205,6 +204,8 @@ class Policy:
                     f"instruction: an embedding of shape {text.shape}, expected {shape} as the "
                     "run was trained with, or a text"
                 )
+            if not np.isfinite(text).all():
+                raise ValueError("instruction: an embedding with NaN or infinite numbers")
             found.append(text)
         return np.stack(found)
 
@@ -302,3 +303,18 @@ def _embedder(saved: Saved, member: str) -> Callable[[str], Float32[np.ndarray, 
         )
 
     return refuse
+
+
+def _seeds(seed: int | Sequence[int], size: int) -> Int[np.ndarray, " B"]:
+    """One for each world.
+
+    Raises:
+        ValueError: another number of them, or one that is no integer of 32 bits.
+    """
+    seeds = np.asarray(seed)
+    seeds = seeds + np.arange(size) if seeds.ndim == 0 else seeds
+    per_world(seeds, size, name="seeds")
+    limits = np.iinfo(np.int32)
+    if seeds.dtype.kind not in "iu" or ((seeds < limits.min) | (seeds > limits.max)).any():
+        raise ValueError(f"seed = {seed}: expected integers of 32 bits")
+    return seeds.astype(np.int32)
