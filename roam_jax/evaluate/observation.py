@@ -83,8 +83,9 @@ class ObservationReader:
             ValueError: something that the model reads is missing, or has another shape, dtype or
                 range than expected.
         """
-        size = len(observation.frames)
-        batch = {"frames": self._videos("frames", observation.frames, size)}
+        frames = self._require("frames", observation.frames, "pictures of the first camera")
+        size = len(frames)
+        batch = {"frames": self._videos("frames", frames, size)}
         if self.cameras:
             given = observation.camera_frames or {}
             if missing := [name for name in self.cameras if name not in given]:

@@ -174,11 +174,12 @@ class Policy:
             gripper above 0.5 is to be open.
 
         Raises:
-            ValueError: the observation does not fit the model, or an instruction is not known.
+            ValueError: the observation does not fit the model, an instruction is not known, or a
+                seed is no integer of 32 bits.
         """
         rows = observation if observation.batched else observation.with_axis()
-        size = len(rows.frames)
         batch = self._reader.read(rows)
+        size = len(batch["frames"])
         batch["text"] = self._texts(instruction, size)
         seeds = _seeds(seed, size)
         actions = np.asarray(self._act(self._params, self._encode(self._params, batch), seeds))
@@ -190,10 +191,15 @@ class Policy:
         self, instruction: Instruction | Sequence[Instruction], size: int
     ) -> Float32[np.ndarray, "B S D"]:
         """The embedding of each world's instruction."""
-        if isinstance(instruction, str | np.ndarray):
-            instruction = [instruction] * size
         sizes = self._model.backbone.transformer_config
         shape = sizes.max_text_seq_length, sizes.text_embed_dim
+        if instruction is None:
+            raise ValueError(
+                f"instruction: none; expected a text, an embedding of shape {shape}, or a list of "
+                "one for each world"
+            )
+        if isinstance(instruction, str | np.ndarray):
+            instruction = [instruction] * size
         found = []
         for one in per_world(instruction, size, name="instructions"):
             text = self._embed(one) if isinstance(one, str) else np.asarray(one, np.float32)
@@ -205,7 +211,9 @@ class Policy:
                     "run was trained with, or a text"
                 )
             if not np.isfinite(text).all():
-                raise ValueError("instruction: an embedding with NaN or infinite numbers")
+                raise ValueError(
+                    "instruction: an embedding with NaN or infinite numbers, expected finite ones"
+                )
             found.append(text)
         return np.stack(found)
 

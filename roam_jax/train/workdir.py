@@ -45,6 +45,8 @@ LATER_LEAVES = MappingProxyType(
 )
 # The part of the provenance that must not change: what the data and the frozen weights are.
 FINGERPRINTS = "fingerprints"
+# The part of it on windows that were encoded before training, by member.
+LATENTS = "latents"
 
 
 def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
@@ -146,8 +148,8 @@ class Workdir:
         """Refuse a folder of another run; a folder that does not exist is right.
 
         Raises:
-            ValueError: it was made with another config or other fingerprints, or it holds a run
-                without its config.json.
+            ValueError: it was made with another config, other fingerprints or other encoded
+                windows, or it holds a run without its config.json.
         """
         if self.config_file.exists():
             saved, before = self.read()
@@ -157,6 +159,13 @@ class Workdir:
                 listed = "; ".join(f"{key}: {values}" for key, values in changed.items())
                 raise ValueError(
                     f"workdir {self.path} was made with other data or weights: {listed}"
+                )
+            if _encoded(before) != _encoded(provenance):
+                was, now = (dict(c.get("data", {})).get(LATENTS) for c in (saved, config))
+                raise ValueError(
+                    f"workdir {self.path}: data.latents: {was or 'none'} -> {now or 'none'}"
+                    f"{', encoded otherwise' if was == now else ''}; expected what the run began "
+                    "with"
                 )
         elif self.metrics_file.exists() or self.checkpoints.exists():
             raise ValueError(
@@ -170,3 +179,8 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             saved = {"config": plain(config), "provenance": plain(provenance)}
             write_atomically(self.config_file, json.dumps(saved, indent=2) + "\n")
+
+
+def _encoded(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprint of each member's encoded windows, wherever they lie; {} of a run on frames."""
+    return {name: found["fingerprint"] for name, found in provenance.get(LATENTS, {}).items()}

@@ -7,7 +7,8 @@ import pytest
 
 import train as train_command
 from roam_jax.cli import encode
-from roam_jax.data.latent_shards import Encoding
+from roam_jax.tasks import latents
+from roam_jax.tasks.latents import layout_encoder
 from roam_jax.train.metrics import read_metrics
 from tests.evaluate.conftest import write_toy
 from tests.test_commands import TINY, command
@@ -57,7 +58,9 @@ def metrics(options, workdir, *more):
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
 
 
-def test_training_on_the_folder_is_training_on_frames(options, folder, tmp_path, one_device):
+def test_training_on_the_folder_is_training_on_frames(
+    options, folder, tmp_path, one_device, capsys
+):
     frames = metrics(options, tmp_path / "frames", "--config.data.encode_once=0")
     latents = metrics(options, tmp_path / "latents", f"--config.data.latents={folder}")
     assert {"loss", "loss/diffusion", "loss/action", "grad_norm"} <= set(frames[0])
@@ -65,6 +68,10 @@ def test_training_on_the_folder_is_training_on_frames(options, folder, tmp_path,
     saved = json.loads((tmp_path / "latents" / "config.json").read_text())
     about = saved["provenance"]["latents"][""]
     assert (about["windows"], about["stride"], about["copies"]) == (7, 1, 1)
+    line = [*options, "--workdir", tmp_path / "frames", "--config.data.encode_once=0"]
+    assert command(train_command.main, *line, f"--config.data.latents={folder}") == 2
+    message = f"data.latents: none -> {folder}; expected what the run began with"
+    assert message in capsys.readouterr().err
 
 
 def test_a_first_look_says_what_it_takes(options, tmp_path, capsys):
@@ -94,15 +101,31 @@ def test_what_it_says_and_what_to_do_next(options, folder, tmp_path, capsys):
     assert following.startswith("next:    shards of other processes are missing")
 
 
-def test_ctrl_c_says_how_to_go_on(options, tmp_path, capsys, monkeypatch):
-    def stop(self, encode, *, batch_size, advance):
-        advance(3)
-        raise KeyboardInterrupt
+def test_ctrl_c_says_how_to_go_on(options, folder, tmp_path, capsys, monkeypatch):
+    out, calls = tmp_path / "latents", []
 
-    monkeypatch.setattr(Encoding, "run", stop)
-    assert command(encode.main, *options, "--out", tmp_path / "latents", *SMALL) == 130
+    def stopped(experiment, layout):
+        encoder = layout_encoder(experiment, layout)
+
+        def encode(videos):
+            calls.append(len(videos["frames"]))
+            if len(calls) == 4:  # the second call of the second shard
+                raise KeyboardInterrupt
+            return encoder(videos)
+
+        return encode
+
+    with monkeypatch.context() as patch:
+        patch.setattr(latents, "layout_encoder", stopped)
+        assert command(encode.main, *options, "--out", out, *SMALL) == 130
     message = capsys.readouterr().err
     assert "stopped after 3 of 7 windows; the same command goes on" in message
+    first = "latents-00000-of-00003.array_record"
+    assert sorted(path.name for path in out.iterdir()) == [first, "latents.json"]
+    assert command(encode.main, *options, "--out", out, *SMALL) == 0
+    assert "encoded: 4 windows in " in capsys.readouterr().out
+    for path in folder.glob("*.array_record"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
 
 
 def test_help_has_an_example(capsys):
@@ -125,6 +148,8 @@ def test_help_has_an_example(capsys):
             "data.augment.hue = 0.1, data.goal = 'uniform' with --copies 0: windows that were "
             "encoded once cannot change any more; expected --copies K",
         ),
+        (["--config.seed=-1"], "seed = -1: expected 0 <= seed < 2**32"),
+        (["--config.seed=5000000000"], "seed = 5000000000: expected 0 <= seed < 2**32"),
         (["--config.train.task=vae"], "train.task = vae: expected one that reads latents"),
         (["--config.data.frames=10"], "data.frames = 10: a window has 4n + 1 frames, n >= 1"),
         (["--config.data.latent=x"], "no such key; did you mean --config.data.latents?"),
@@ -174,4 +199,7 @@ def test_training_on_what_is_not_complete_or_other(options, folder, tmp_path, ca
     message = capsys.readouterr().err
     assert "was made with other weights or preprocessing: " in message
     assert "data.goal: none there, last here" in message
+    assert command(train_command.main, *line[:-1], "--config.data.latents_stride=2") == 2
+    message = capsys.readouterr().err
+    assert "data.latents_stride = 2 without data.latents: training on frames reads every" in message
     assert not (tmp_path / "run").exists()

@@ -63,6 +63,14 @@ def test_a_stop_costs_one_shard_and_the_same_command_goes_on(windows, tmp_path):
     assert fill(windows, out, encoder=Counted(stop_at=0))
 
 
+def test_windows_are_counted_once_whatever_their_copies(windows, tmp_path):
+    told = []
+    encoding = Encoding(windows, tmp_path / "latents", make_layout(windows, copies=3, drawn=True))
+    assert encoding.missing_windows == len(windows) == 11
+    encoding.run(encode, batch_size=2, advance=told.append)
+    assert sum(told) == 11
+
+
 @pytest.mark.parametrize("sizes_known", [True, False])
 def test_a_damaged_shard_is_made_again(windows, tmp_path, sizes_known):
     out = tmp_path / "latents"

@@ -133,6 +133,10 @@ def edited(observation, **changes):
             lambda o: edited(o, past_actions=o.past_actions * 0 + 0.3 * np.eye(7)[6]),
             "observation.past_actions: a gripper of 0.3: expected 1",
         ),
+        (
+            lambda o: edited(o, frames=None),
+            "observation.frames is missing: the policy reads pictures of the first camera",
+        ),
         (lambda o: edited(o, frames=o.frames[:, :0]), r"has shape \(5, 0, 16, 3\) .*expected \(5,"),
         (
             lambda o: edited(o, frames=o.frames[None][:0]),
@@ -156,14 +160,16 @@ def test_instructions_that_do_not_fit_are_refused(policy, experiment):
         ("pick up the cup", "instruction 'pick up the cup': the run reads the sentence embeddings"),
         (text[:100], r"an embedding of shape \(1, 100\), expected \(1, 512\)"),
         ([text, text], "2 instructions for 1 worlds: expected one each"),
-        (text * np.nan, "instruction: an embedding with NaN"),
+        (text * np.nan, "instruction: an embedding with NaN .* expected finite ones"),
+        (None, r"instruction: none; expected a text, an embedding of shape \(1, 512\), or a list"),
     ):
         with pytest.raises(ValueError, match=message):
             policy(observation, instruction=instruction)
     with pytest.raises(ValueError, match="2 seeds for 1 worlds"):
         policy(observation, instruction=text, seed=[0, 1])
-    with pytest.raises(ValueError, match=f"seed = {2**40}: expected integers of 32 bits"):
-        policy(observation, instruction=text, seed=2**40)
+    for seed in (2**40, 1.5):
+        with pytest.raises(ValueError, match=f"seed = {seed}: expected integers of 32 bits"):
+            policy(observation, instruction=text, seed=seed)
 
 
 @pytest.fixture

@@ -55,8 +55,9 @@ def encode_to(out, config, *, copies=0):
             dtype="float32",
             shard_windows=4,
             arguments=(),
+            member=number,
         )
-        for member in experiment.members
+        for number, member in enumerate(experiment.members)
     ]
     encoder = layout_encoder(experiment, layouts[0])
     for member, layout in zip(experiment.members, layouts, strict=True):
@@ -219,16 +220,40 @@ def test_copies_are_the_augmentation_by_their_stored_seeds(weights, toy, tmp_pat
             np.testing.assert_allclose(found[name], wanted[name][0], atol=1e-5)
     assert len(seen) == 2  # the copies differ
     # What the step trains on is what the cache holds, augmented once.
-    shapes = jax.eval_shape(cached.task.init, jax.random.key(0))
-    jax.eval_shape(
-        functools.partial(cached.task.loss, rounds=1),
-        shapes,
-        next(cached.batches()),
-        jax.random.key(0),
+    assert set(cached.model.augmentation.changed) == {"crop_area", "brightness"}
+    still = dataclasses.replace(cached.model, augmentation=Augmentation())
+    given = make_params(cached), next(cached.batches()), jax.random.key(0)
+    found, wanted = (
+        jax.jit(functools.partial(loss, rounds=1))(*given)
+        for loss in (cached.task.loss, still.loss)
     )
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
     config.data.augment.brightness = 0.3
     with pytest.raises(ValueError, match="data.augment: .*0.2.* there, .*0.3.* here"):
         build(config).batches()
+
+
+def test_members_of_a_mixture_have_draws_of_their_own(weights, toy, tmp_path):
+    """The first is augmented as a dataset alone; the second by a seed folded with its number."""
+    mixture = (("one", 0.5, str(toy)), ("two", 0.5, str(toy)))
+    leaves = {"data.mixture": mixture, "data.augment.brightness": 0.2, "seed": 4}
+    config = configure(weights, toy, **leaves)
+    experiment = encode_to(tmp_path, config, copies=1)
+    cached = build(changed(config, latents=str(tmp_path)))
+    backbone = experiment.model.backbone
+    params, frames = backbone.pretrained_vae(), experiment.members[0].train[5]["frames"][None]
+
+    @jax.jit
+    def expected(seed):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 5), 0)
+        augmented = Augmentation.from_config(config)({"frames": frames}, key)
+        return backbone.encode_batch(params, augmented, experiment.time)["target_latents"][0]
+
+    seeds = 4, np.random.SeedSequence([4, 1]).generate_state(1)[0]
+    wanted = [np.asarray(expected(jnp.uint32(seed))) for seed in seeds]
+    assert np.abs(wanted[0] - wanted[1]).max() > 1e-2
+    for cache, latents in zip(cached.latents, wanted, strict=True):
+        np.testing.assert_allclose(cache[5]["target_latents"], latents, atol=1e-5)
 
 
 def test_a_mixture_has_a_folder_for_each_member(weights, toy, tmp_path):

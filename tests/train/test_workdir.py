@@ -67,6 +67,31 @@ def test_other_data_or_weights_are_refused(folder):
         folder.require(toy.make_config(), changed)
 
 
+def test_other_encoded_windows_are_refused(folder, tmp_path):
+    def provenance(fingerprint, place="here"):
+        return PROVENANCE | {"latents": {"": {"folder": place, "fingerprint": fingerprint}}}
+
+    def config(place):
+        config = toy.make_config()
+        config.unlock()
+        config.data = {"latents": place}
+        return config
+
+    message = f"workdir {folder.path}: data.latents: none -> here; expected what the run began with"
+    toy_config = json.loads(folder.config_file.read_text())
+    toy_config["config"]["data"] = {"latents": ""}
+    folder.config_file.write_text(json.dumps(toy_config))
+    with pytest.raises(ValueError, match=message):
+        folder.require(config("here"), provenance("a"))
+    other = Workdir(tmp_path / "other")
+    other.create(config("here"), provenance("a"))
+    other.require(config("there"), provenance("a", "there"))  # moved
+    with pytest.raises(ValueError, match="data.latents: here -> none; expected"):
+        other.require(config(""), PROVENANCE | {"latents": {}})
+    with pytest.raises(ValueError, match="data.latents: here -> here, encoded otherwise; expected"):
+        other.require(config("here"), provenance("b"))
+
+
 def test_a_run_without_config_is_refused(folder):
     folder.metrics_file.write_text("")
     folder.config_file.unlink()
