@@ -5,6 +5,7 @@ import functools
 import json
 import shutil
 
+import jaxtyping
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -133,10 +134,6 @@ def edited(observation, **changes):
             lambda o: edited(o, past_actions=o.past_actions * 0 + 0.3 * np.eye(7)[6]),
             "observation.past_actions: a gripper of 0.3: expected 1",
         ),
-        (
-            lambda o: edited(o, frames=None),
-            "observation.frames is missing: the policy reads pictures of the first camera",
-        ),
         (lambda o: edited(o, frames=o.frames[:, :0]), r"has shape \(5, 0, 16, 3\) .*expected \(5,"),
         (
             lambda o: edited(o, frames=o.frames[None][:0]),
@@ -161,15 +158,31 @@ def test_instructions_that_do_not_fit_are_refused(policy, experiment):
         (text[:100], r"an embedding of shape \(1, 100\), expected \(1, 512\)"),
         ([text, text], "2 instructions for 1 worlds: expected one each"),
         (text * np.nan, "instruction: an embedding with NaN .* expected finite ones"),
-        (None, r"instruction: none; expected a text, an embedding of shape \(1, 512\), or a list"),
     ):
         with pytest.raises(ValueError, match=message):
             policy(observation, instruction=instruction)
     with pytest.raises(ValueError, match="2 seeds for 1 worlds"):
         policy(observation, instruction=text, seed=[0, 1])
-    for seed in (2**40, 1.5):
-        with pytest.raises(ValueError, match=f"seed = {seed}: expected integers of 32 bits"):
-            policy(observation, instruction=text, seed=seed)
+    with pytest.raises(ValueError, match=f"seed = {2**40}: expected integers of 32 bits"):
+        policy(observation, instruction=text, seed=2**40)
+
+
+def test_values_of_other_types_are_refused(policy, experiment, monkeypatch):
+    """As a user meets them: only tests check types as they run."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    observation, text = observe(experiment.splits["val"], 0)
+    none = edited(observation, frames=None)
+    for given, arguments, message in (
+        (none, {}, "observation.frames is missing: the policy reads pictures of the first camera"),
+        (observation, {"seed": 1.5}, "seed = 1.5: expected integers of 32 bits"),
+        (
+            observation,
+            {"instruction": None},
+            r"instruction: none; expected a text, an embedding of shape \(1, 512\), or a list",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            policy(given, **{"instruction": text, **arguments})
 
 
 @pytest.fixture

@@ -241,7 +241,8 @@ def test_members_of_a_mixture_have_draws_of_their_own(weights, toy, tmp_path):
     experiment = encode_to(tmp_path, config, copies=1)
     cached = build(changed(config, latents=str(tmp_path)))
     backbone = experiment.model.backbone
-    params, frames = backbone.pretrained_vae(), experiment.members[0].train[5]["frames"][None]
+    params = jax.device_put(backbone.pretrained_vae())
+    frames = jnp.asarray(experiment.members[0].train[5]["frames"][None])
 
     @jax.jit
     def expected(seed):
