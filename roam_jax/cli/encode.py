@@ -9,18 +9,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import tqdm
-from absl import logging
-
 from roam_jax.cli.arguments import load_config, make_parser, override, parse
 from roam_jax.cli.pack import size
+from roam_jax.cli.progress import Progress
 
 if TYPE_CHECKING:
     from roam_jax.data.latent_shards import Encoding, Part
     from roam_jax.data.members import Member
     from roam_jax.tasks.build import Experiment
 
-LINE_EVERY_S = 30.0
 STOPPED = 130
 
 
@@ -182,7 +179,7 @@ def _run(
     # One of all datasets, which differ in nothing that it depends on.
     encode = layout_encoder(experiment, encodings[0].layout) if windows else _nothing
     try:
-        with Progress(windows) as progress:
+        with Progress(windows, done="encoded", unit="window", things="windows") as progress:
             for encoding in encodings:
                 complete.append(
                     encoding.run(encode, batch_size=options.batch, advance=progress.advance)
@@ -207,37 +204,3 @@ def _run(
 
 def _nothing(videos: object) -> dict:
     raise AssertionError(f"no shard is missing, and yet {videos} are to be encoded")
-
-
-class Progress:
-    """Windows encoded: a bar on a terminal, a line now and then in a log file.
-
-    Args:
-        total: windows to encode.
-    """
-
-    def __init__(self, total: int):
-        self.done, self._total = 0, total
-        self._began = self._last_line = time.monotonic()
-        self._bar = tqdm.tqdm(total=total, unit="window", disable=not sys.stderr.isatty())
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def advance(self, count: int) -> None:
-        """Counts windows that were encoded."""
-        self.done += count
-        self._bar.update(count)
-        now = time.monotonic()
-        if self._bar.disable and now - self._last_line > LINE_EVERY_S:
-            self._last_line = now
-            left = (now - self._began) / self.done * (self._total - self.done)
-            logging.info(
-                "encoded %d of %d windows, %s left",
-                self.done,
-                self._total,
-                tqdm.tqdm.format_interval(left),
-            )

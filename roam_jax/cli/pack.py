@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
 import tqdm
-from absl import logging
 
 from roam_jax.cli.arguments import make_parser
-
-LINE_EVERY_S = 30.0
+from roam_jax.cli.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:
@@ -49,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     packing = Packing(options.src, options.out, splits=options.split)
     began = time.monotonic()
     copied = packing.missing_bytes
-    with Progress(copied) as progress:
+    with Progress(copied, done="packed", unit="B", shown=size, scaled=True) as progress:
         packing.run(progress.advance)
     seconds = time.monotonic() - began
     there = len(packing.shards) - len(packing.missing)
@@ -72,39 +69,3 @@ def size(count: int) -> str:
     text = tqdm.tqdm.format_sizeof(count)
     number = text.rstrip("kMGTPEZ")
     return f"{number} {text[len(number) :]}B"
-
-
-class Progress:
-    """Bytes copied: a bar on a terminal, a line now and then in a log file.
-
-    Args:
-        total: bytes to copy.
-    """
-
-    def __init__(self, total: int):
-        self._total, self._done = total, 0
-        self._began = self._last_line = time.monotonic()
-        self._bar = tqdm.tqdm(
-            total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
-        )
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def advance(self, count: int) -> None:
-        """Counts bytes that were copied."""
-        self._done += count
-        self._bar.update(count)
-        now = time.monotonic()
-        if self._bar.disable and now - self._last_line > LINE_EVERY_S:
-            self._last_line = now
-            left = (now - self._began) / self._done * (self._total - self._done)
-            logging.info(
-                "packed %s of %s, %s left",
-                size(self._done),
-                size(self._total),
-                tqdm.tqdm.format_interval(max(0.0, left)),
-            )

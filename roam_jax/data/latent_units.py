@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from roam_jax.contracts import Batch
 from roam_jax.data.statistics import StateStatistics, VectorStatistics
-from roam_jax.data.windows import WindowSource
+from roam_jax.data.windows import WindowSource, place_dimensions
 
 ACTIONS = ("past_actions", "action_chunk")
 STATES = ("observed_proprio", "future_proprio")
@@ -84,6 +84,4 @@ class Scaling:
         places: list[int],
     ) -> np.ndarray:
         rows = statistics.normalise(stored[name])
-        placed = np.zeros((len(rows), self._widths[name]), rows.dtype)
-        placed[:, places] = rows
-        return placed
+        return place_dimensions(rows, places, self._widths[name])

@@ -284,7 +284,7 @@ class WindowSource:
         }
         if self._spaces is None:
             return fields
-        return put_dimensions(fields, self.action_places, self._spaces.actions, mask="action_mask")
+        return _put_dimensions(fields, self.action_places, self._spaces.actions, mask="action_mask")
 
     def _states(self, episode: Episode, steps: np.ndarray) -> dict[str, np.ndarray]:
         """Robot state and reward at latent frames."""
@@ -293,7 +293,7 @@ class WindowSource:
         proprio = self.statistics.proprio.normalise(states)
         fields = {"observed_proprio": proprio[:now], "future_proprio": proprio[now:]}
         if self._spaces is not None:
-            fields = put_dimensions(
+            fields = _put_dimensions(
                 fields, self.proprio_places, self._spaces.proprio, mask="proprio_mask"
             )
         reward = latent_rewards(_between_frames(episode.reward[steps], stride=self.stride))
@@ -318,7 +318,7 @@ def _between_frames(reward: np.ndarray, *, stride: int) -> np.ndarray:
     return np.concatenate([reward[:1], reward[1:].reshape(-1, stride).sum(axis=1)])
 
 
-def put_dimensions(
+def _put_dimensions(
     fields: dict[str, np.ndarray], places: list[int], space: VectorSpec, *, mask: str
 ) -> dict[str, np.ndarray]:
     """Dimensions at their places in `space`, 0 elsewhere, and the mask of the places.
@@ -329,13 +329,15 @@ def put_dimensions(
         space: the dimensions of all robots.
         mask: name of the mask's field.
     """
-    found = {}
-    for name, rows in fields.items():
-        found[name] = np.zeros((len(rows), len(space)), rows.dtype)
-        found[name][:, places] = rows
-    found[mask] = np.zeros(len(space), np.float32)
-    found[mask][places] = 1
-    return found
+    found = {name: place_dimensions(rows, places, len(space)) for name, rows in fields.items()}
+    return {**found, mask: place_dimensions(np.ones(len(places), np.float32), places, len(space))}
+
+
+def place_dimensions(rows: np.ndarray, places: list[int], width: int) -> np.ndarray:
+    """(..., width): the last axis of `rows` at its places, 0 elsewhere."""
+    placed = np.zeros((*rows.shape[:-1], width), rows.dtype)
+    placed[..., places] = rows
+    return placed
 
 
 def dimension_places(spec: VectorSpec, space: VectorSpec) -> list[int]:

@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 from roam_jax.contracts import FRAMES_PER_LATENT, REWARD_DIM, Batch, TimeSpec, VectorSpec
 from roam_jax.data.options import Spaces
 from roam_jax.data.statistics import RobotStatistics, require_finite
-from roam_jax.data.windows import dimension_places, put_dimensions, resize_frames
+from roam_jax.data.windows import dimension_places, place_dimensions, resize_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,16 +133,14 @@ class ObservationReader:
             yield "observed_reward", _vector("reward", reward, shape, None)
         if self.spaces is not None:
             for kind, mask in (("actions", "action_mask"), ("proprio", "proprio_mask")):
-                places, space = self._places(kind), getattr(self.spaces, kind)
-                yield mask, np.tile(put_dimensions({}, places, space, mask=mask)[mask], (size, 1))
+                own = np.ones((size, len(self._places(kind))), np.float32)
+                yield mask, self._place(own, kind)
 
     def _place(self, rows: np.ndarray, kind: str) -> np.ndarray:
         """A robot's own dimensions at their places among those of all robots."""
         if self.spaces is None:
             return rows
-        placed = np.zeros((*rows.shape[:-1], len(getattr(self.spaces, kind))), rows.dtype)
-        placed[..., self._places(kind)] = rows
-        return placed
+        return place_dimensions(rows, self._places(kind), len(getattr(self.spaces, kind)))
 
     def _places(self, kind: str) -> list[int]:
         return dimension_places(getattr(self.statistics, kind).spec, getattr(self.spaces, kind))

@@ -4,7 +4,7 @@ import pytest
 from absl import logging
 
 from roam_jax.__main__ import VERBS, main
-from roam_jax.cli import pack
+from roam_jax.cli import pack, progress
 from roam_jax.data.dataset import EpisodeReader
 from tests.data import rlds
 from tests.test_commands import command
@@ -66,12 +66,13 @@ def test_bad_input_is_one_message(src, arguments, message, capsys):
 
 def test_log_files_get_a_line_now_and_then(monkeypatch):
     clock, lines = [100.0], []
-    monkeypatch.setattr(pack.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(logging, "info", lambda text, *args: lines.append(text % args))
-    with pack.Progress(4 * 10**9) as progress:
+    shown = {"done": "packed", "unit": "B", "shown": pack.size, "scaled": True}
+    with progress.Progress(4 * 10**9, **shown) as bar:
         for _ in range(4):
             clock[0] += 20
-            progress.advance(10**9)
+            bar.advance(10**9)
     assert lines == [
         "packed 2.00 GB of 4.00 GB, 00:40 left",
         "packed 4.00 GB of 4.00 GB, 00:00 left",
