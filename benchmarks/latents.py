@@ -22,9 +22,8 @@ import ml_collections
 import numpy as np
 
 from roam_jax.cli.arguments import load_config, override
-from roam_jax.data.latent_shards import Encoding
 from roam_jax.tasks.build import Experiment, build
-from roam_jax.tasks.latents import layout_encoder, make_encoder, member_folder, plan_layout
+from roam_jax.tasks.latents import layout_encoder, make_encoder, plan_encodings
 from roam_jax.train import optim, sharding
 from roam_jax.train.prefetch import DevicePrefetch
 from roam_jax.train.state import (
@@ -85,27 +84,16 @@ def main() -> None:
 def encode(config: ml_collections.ConfigDict, folder: pathlib.Path) -> tuple[float, float]:
     """Windows a second, compiling left out, and bytes of a window."""
     experiment = build(config)
-    layouts = [
-        plan_layout(
-            config,
-            member.train,
-            experiment.model,
-            experiment.task.batch_spec,
-            copies=0,
-            dtype="float32",
-            shard_windows=256,
-            arguments=(),
-        )
-        for member in experiment.members
-    ]
-    encoder = layout_encoder(experiment, layouts[0])
+    plan = {"copies": 0, "dtype": "float32", "shard_windows": 256}
+    encodings = plan_encodings(experiment, folder, **plan)
+    encoder = layout_encoder(experiment, encodings[0].layout)
     window = experiment.members[0].train[0]
     videos = {n: np.stack([window[n]] * ENCODE_BATCH) for n in window if "frame" in n}
     jax.block_until_ready(encoder(videos))
     began = time.perf_counter()
-    for member, layout in zip(experiment.members, layouts, strict=True):
-        encoding = Encoding(member.train, member_folder(folder, member), layout)
+    for encoding in encodings:
         encoding.run(encoder, batch_size=ENCODE_BATCH)
+    layouts = [encoding.layout for encoding in encodings]
     windows = sum(layout.windows for layout in layouts)
     return windows / (time.perf_counter() - began), layouts[0].window_bytes
 

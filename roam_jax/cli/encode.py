@@ -34,11 +34,20 @@ def main(argv: Sequence[str]) -> None:
 
     # Imported late, so that --help and a mistyped option answer at once.
     from roam_jax.tasks.build import build
+    from roam_jax.tasks.latents import plan_encodings
 
     experiment = build(config)
     if not hasattr(experiment.model, "backbone"):
         raise ValueError(f"train.task = {config.train.task}: expected one that reads latents")
-    encodings = [_plan(options, overrides, experiment, n) for n in range(len(experiment.members))]
+    encodings = plan_encodings(
+        experiment,
+        options.out,
+        copies=options.copies,
+        dtype=options.dtype,
+        shard_windows=options.shard_windows,
+        arguments=_arguments(options, overrides),
+        part=_part(options.process),
+    )
     for member, encoding in zip(experiment.members, encodings, strict=True):
         _print_plan(member, encoding)
     _require_space(encodings)
@@ -105,32 +114,14 @@ def _check(options: argparse.Namespace) -> None:
     _part(options.process)
 
 
-def _plan(
-    options: argparse.Namespace, overrides: list[str], experiment: Experiment, number: int
-) -> Encoding:
-    """What is encoded of member `number` of a mixture, or of the one dataset."""
-    from roam_jax.data.latent_shards import Encoding
-    from roam_jax.tasks.latents import member_folder, plan_layout
-
-    member = experiment.members[number]
+def _arguments(options: argparse.Namespace, overrides: list[str]) -> list[str]:
+    """The command without where it writes and which part, as the folder remembers it."""
     arguments = ["--config", options.config, *overrides]
     for name in ("stride", "copies", "dtype", "shard_windows"):
         value = getattr(options, name)
         if value is not None:
             arguments += [f"--{name}", str(value)]
-    layout = plan_layout(
-        experiment.config,
-        member.train,
-        experiment.model,
-        experiment.task.batch_spec,
-        copies=options.copies,
-        dtype=options.dtype,
-        shard_windows=options.shard_windows,
-        arguments=arguments,
-        member=number,
-    )
-    out = member_folder(options.out, member)
-    return Encoding(member.train, out, layout, part=_part(options.process))
+    return arguments
 
 
 def _part(text: str) -> Part:

@@ -19,7 +19,14 @@ import numpy as np
 from roam_jax.contracts import VIDEO_FIELDS, ArraySpec, LossFn, Params, Task, TimeSpec
 from roam_jax.data.latent_cache import CachedLatents
 from roam_jax.data.latent_layout import LatentLayout
-from roam_jax.data.latent_shards import own_text, record_fields, window_indices
+from roam_jax.data.latent_shards import (
+    WHOLE,
+    Encoding,
+    Part,
+    own_text,
+    record_fields,
+    window_indices,
+)
 from roam_jax.data.latents import COPY, Encoder
 from roam_jax.data.loader import member_seed
 from roam_jax.data.members import Member
@@ -205,7 +212,45 @@ def member_folder(folder: str | pathlib.Path, member: Member) -> pathlib.Path:
     return pathlib.Path(folder).expanduser() / member.name
 
 
-def plan_layout(
+def plan_encodings(
+    experiment: Any,
+    out: str | pathlib.Path,
+    *,
+    copies: int,
+    dtype: str,
+    shard_windows: int,
+    arguments: Sequence[str] = (),
+    part: Part = WHOLE,
+) -> list[Encoding]:
+    """What is encoded of each dataset of an experiment; no two members have the same draws.
+
+    Args:
+        experiment: data and model, on frames.
+        out: folder; that of a member lies in it.
+        copies, dtype, shard_windows, arguments: as for `_layout`.
+        part: of the shards that this process writes.
+
+    Raises:
+        ValueError: as `_layout` and `Encoding`.
+    """
+    encodings = []
+    for number, member in enumerate(experiment.members):
+        layout = _layout(
+            experiment.config,
+            member.train,
+            experiment.model,
+            experiment.task.batch_spec,
+            copies=copies,
+            dtype=dtype,
+            shard_windows=shard_windows,
+            arguments=arguments,
+            member=number,
+        )
+        encodings.append(Encoding(member.train, member_folder(out, member), layout, part=part))
+    return encodings
+
+
+def _layout(
     config: ml_collections.ConfigDict,
     source: WindowSource,
     model: Any,
@@ -215,7 +260,7 @@ def plan_layout(
     dtype: str,
     shard_windows: int,
     arguments: Sequence[str],
-    member: int = 0,
+    member: int,
 ) -> LatentLayout:
     """What `encode` writes for one dataset.
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from roam_jax.cogvideox.vae import VAE
-from roam_jax.data.latent_shards import Encoding
 from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import to_video
 from roam_jax.tasks.build import build
-from roam_jax.tasks.latents import layout_encoder, member_folder, plan_layout
+from roam_jax.tasks.latents import layout_encoder, plan_encodings
 from roam_jax.train import optim, sharding
 from roam_jax.train.state import abstract_params, abstract_state, create_state, partition
 from roam_jax.train.step import make_train_step
@@ -45,23 +44,10 @@ def changed(config, **leaves):
 def encode_to(out, config, *, copies=0):
     """What `encode` does, of every member."""
     experiment = build(config)
-    layouts = [
-        plan_layout(
-            config,
-            member.train,
-            experiment.model,
-            experiment.task.batch_spec,
-            copies=copies,
-            dtype="float32",
-            shard_windows=4,
-            arguments=(),
-            member=number,
-        )
-        for number, member in enumerate(experiment.members)
-    ]
-    encoder = layout_encoder(experiment, layouts[0])
-    for member, layout in zip(experiment.members, layouts, strict=True):
-        encoding = Encoding(member.train, member_folder(out, member), layout)
+    plan = {"copies": copies, "dtype": "float32", "shard_windows": 4}
+    encodings = plan_encodings(experiment, out, **plan)
+    encoder = layout_encoder(experiment, encodings[0].layout)
+    for encoding in encodings:
         assert encoding.run(encoder, batch_size=3)
     return experiment
 
