@@ -6,6 +6,7 @@ from disk. The encoder is an argument, so nothing here knows a model.
 
 from __future__ import annotations
 
+import abc
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -23,7 +24,7 @@ COPY = "copy"
 Encoder = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 
 
-class LatentSource:
+class LatentSource(abc.ABC):
     """Random access to encoded windows: latents in place of every video.
 
     Args:
@@ -33,12 +34,13 @@ class LatentSource:
     def __init__(self, windows: WindowSource):
         self.windows = windows
 
+    @abc.abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """Number of windows."""
 
+    @abc.abstractmethod
     def __getitem__(self, index: int) -> Batch:
         """Window `index`, always the same."""
-        raise NotImplementedError
 
     def draw(self, index: int, rng: np.random.Generator) -> Batch:
         """Window `index`; `rng` chooses where there are several copies of it."""
@@ -46,9 +48,9 @@ class LatentSource:
         return self[index]
 
     @property
+    @abc.abstractmethod
     def fingerprint(self) -> str:
         """Hash of all that the numbers depend on."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """As `WindowSource.describe`, and where the latents are."""
