@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.canvas = _canvas()
     config.topology = _topology()
     config.backbone = _backbone()
+    config.model = _model()
     config.loop = _loop()
     config.decoder = _decoder()
     # What of the backbone trains beside the loop: full (nothing), half (time embedding and output
@@ -75,6 +76,14 @@ def _data() -> ml_collections.ConfigDict:
     # `encode` takes every n-th start of an episode (0 = every one); training on a folder that was
     # made with another stride is refused (0 = whatever it was made with).
     data.latents_stride = 0
+    # What a canvas model learns from (train.task = canvas), made as it trains: multimodal (moving
+    # shapes, a hand, words and questions) or contact (when a driven disc touches others).
+    data.scene = "multimodal"
+    # Which questions the multimodal scene asks: chain, future, or both.
+    data.questions = "both"
+    # Shapes or discs of a scene beside the hand, and its first frames whose pixels are seen.
+    data.objects = 5
+    data.observed_frames = 2
     # What trains the video: the mean of the VAE's posterior, or a sample of it, drawn anew at every
     # step. What is observed is always the mean.
     data.posterior = "mean"
@@ -113,8 +122,10 @@ def _canvas() -> ml_collections.ConfigDict:
     # Positions in queries and keys, beside the backbone's own: none, relative (a learned term of
     # differences in time, row and column), rotary. Both start without effect.
     canvas.geometry = "none"
-    # Loss weights; what weighs nothing is not computed. Proprio, reward and further cameras are
-    # predicted where theirs is positive.
+    # Regions that a canvas model predicts; () = all that its scene has. The others are left out.
+    canvas.predict = ()
+    # Loss weights of the graft; what weighs nothing is not computed. Proprio, reward and further
+    # cameras are predicted where theirs is positive.
     canvas.visual_weight = 1.0
     canvas.camera_weight = 0.0
     canvas.action_weight = 1.0
@@ -166,14 +177,41 @@ def _backbone() -> ml_collections.ConfigDict:
     return backbone
 
 
+def _model() -> ml_collections.ConfigDict:
+    """A canvas model from scratch (train.task = canvas)."""
+    model = ml_collections.ConfigDict()
+    # Cells are so wide; blocks differ and have so many heads.
+    model.width = 64
+    model.depth = 3
+    model.heads = 4
+    # How a region's cells become what it predicts: linear, mlp, or attention (over all cells).
+    model.decoder = "mlp"
+    # Regions with a decoder of their own, ((region, decoder), ...).
+    model.region_decoders = ()
+    return model
+
+
 def _loop() -> ml_collections.ConfigDict:
     loop = ml_collections.ConfigDict()
     # How often every block is applied.
     loop.rounds = 3
-    # identity | sigmoid | off; see docs/graft.md.
+    # What runs in rounds: every block on its own (block), or all blocks together (stack; canvas
+    # model alone).
+    loop.over = "block"
+    # identity | sigmoid | off; see docs/loops.md.
     loop.gate = "identity"
     # round: one gate a round and block; token: one for each token as well.
     loop.gate_scope = "round"
+    # What every round adds of the cells before the first one: none, or them times one learned
+    # number (scalar) or vector (channel) a round, which starts at 0.
+    loop.reinject = "none"
+    # learned: every cell has a learned chance to stop after each round (eval.exit_threshold); none.
+    loop.halting = "none"
+    # Gradients flow through so many of the last rounds, earlier ones count as identity; 0 = all.
+    loop.backprop_rounds = 0
+    # The deepest round teaches a randomly chosen earlier one, so that fewer rounds may be asked
+    # for.
+    loop.self_distillation = False
     # How the inverse temperature of attention rises from 1 in the first round: none, linear,
     # exponential, cosine; and where it ends in the last (not read with none).
     loop.sharpening = "none"
@@ -207,6 +245,19 @@ def _loss() -> ml_collections.ConfigDict:
     # Share of rows whose observed frames enter clean; the others are noised and learned as well
     # (video pretraining only; 1 = always clean).
     loss.observed_fraction = 1.0
+    # Share of the diffused regions of a canvas model that is noised, drawn row by row; the others
+    # enter clean, as inputs (1 = all are noised). At least one of a row is.
+    loss.noised_fraction = 1.0
+    # Weights of a canvas model's regions, ((region, weight), ...); 1 where none is given.
+    loss.weights = ()
+    # Further weights: fixed (1), uncertainty (learned variances), gradnorm (equal gradient norms at
+    # the last cells; gradnorm_alpha > 0 favours regions that learn slower).
+    loss.balance = "fixed"
+    loss.gradnorm_alpha = 0.0
+    # Regions whose loss trains their decoder alone.
+    loss.decoder_only = ()
+    # Weight of the mean number of rounds that cells run, with loop.halting = learned.
+    loss.ponder = 0.01
     return loss
 
 
@@ -229,7 +280,8 @@ def _optim() -> ml_collections.ConfigDict:
 
 def _train() -> ml_collections.ConfigDict:
     train = ml_collections.ConfigDict()
-    # graft (loops and actions on a frozen backbone) | video (backbone pretraining) | vae.
+    # graft (loops and actions on a frozen backbone) | video (backbone pretraining) | vae | canvas
+    # (a canvas model from scratch).
     train.task = "graft"
     train.steps = 10_000
     # Windows of a step, over all devices.
@@ -261,6 +313,9 @@ def _eval() -> ml_collections.ConfigDict:
     evaluation.action_steps = 10
     # Equal buckets of timesteps for the v-prediction loss.
     evaluation.buckets = 5
+    # With loop.halting = learned: cells stop once their chance to have stopped reaches this, above
+    # 0 and at most 1; 0 = all rounds run.
+    evaluation.exit_threshold = 0.0
     # Resamples of the bootstrap interval over episodes.
     evaluation.resamples = 1000
     # Sampled continuations (eval.py --metrics video): windows of each split (0 = all), denoising

@@ -185,6 +185,10 @@ class Batch(TypedDict, total=False):
     | dataset         | (B,)               | int32   | member of the mixture, 0 where there is one |
     | episode         | (B,)               | int32   | index of the episode in its split           |
     | start           | (B,)               | int32   | step of the episode that is frame 0         |
+    | scene_seed      | (B,)               | uint32  | of examples that are made within the loss:  |
+    |                 |                    |         | the seed of their stream                    |
+    | scene_index     | (B,)               | uint32  | and their number in it                      |
+    | step            | ()                 | int32   | within a training loss: finished updates    |
     """
 
     frames: np.ndarray
@@ -210,6 +214,9 @@ class Batch(TypedDict, total=False):
     dataset: np.ndarray
     episode: np.ndarray
     start: np.ndarray
+    scene_seed: np.ndarray
+    scene_index: np.ndarray
+    step: jax.Array
 
 
 # Fields of a batch that hold pixels; encoded windows have latents in their place.
