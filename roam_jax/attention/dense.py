@@ -15,7 +15,7 @@ import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from roam_jax.attention.grouped_cudnn import attend_groups, unsupported
 from roam_jax.attention.tiled import tiled_attention
@@ -68,10 +68,50 @@ def attention(
     return einops.rearrange(out, "B K N D -> B N K D")
 
 
+def attention_rows(
+    query: Float[Array, "B N K D"],
+    key: Float[Array, "B M K D"],
+    value: Float[Array, "B M K Dv"],
+    *,
+    rows: Int[Array, "B N"],
+    table: SegmentTable,
+) -> Float[Array, "B N K Dv"]:
+    """`attention` of some queries, other ones in each row of the batch.
+
+    Args:
+        query: of these queries alone.
+        key, value: of all cells.
+        rows: places of the queries in the whole sequence.
+        table: which cells attend to which.
+
+    Raises:
+        ValueError: the table was made for another number of cells.
+    """
+    table.check_lengths(len(table.query_segments), key.shape[1])
+    query = query * np.asarray(1 / np.sqrt(query.shape[-1]), query.dtype)
+    key, value = (einops.rearrange(x, "B M K D -> B K M D") for x in (key, value))
+    segments = jnp.asarray(table.query_segments)
+
+    def tile(inputs):
+        queries, places = inputs
+        queries = einops.rearrange(queries, "B N K D -> B K N D")
+        out = _softmax_attention(queries, key, value, _bias(table, segments[places])[:, None])
+        return einops.rearrange(out, "B K N D -> B N K D")
+
+    # A tile's scores stay in cache.
+    most = max(1, PIECE_SCORES // (query.shape[0] * query.shape[2] * key.shape[2]))
+    tiles = query.shape[1] // largest_divisor(query.shape[1], most=most)
+    if tiles == 1:
+        return tile((query, rows))
+    split = functools.partial(einops.rearrange, pattern="B (tiles N) ... -> tiles B N ...")
+    out = jax.lax.map(tile, (split(query, tiles=tiles), split(rows, tiles=tiles)))
+    return einops.rearrange(out, "tiles B N K D -> B (tiles N) K D")
+
+
 def _bias(table: SegmentTable, query_segments: jax.Array) -> jax.Array:
-    """Log weights (queries, M), gathered for a few query cells."""
+    """Log weights (..., M), gathered for a few query cells."""
     rows = jnp.asarray(table.log_weight, jnp.float32)[query_segments]
-    return rows[:, table.segments]
+    return rows[..., table.segments]
 
 
 def _softmax_attention(query, key, value, bias) -> jax.Array:

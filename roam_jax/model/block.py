@@ -18,10 +18,13 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from roam_jax.attention.dense import attention_rows
 from roam_jax.canvas.plan import AttentionPlan
 from roam_jax.model.edge_kinds import KindedAttention
 from roam_jax.model.geometry import Geometry
-from roam_jax.model.looped import LAYER_OUTPUT, Round, Streams
+from roam_jax.model.looped import LAYER_OUTPUT
+from roam_jax.model.one_round import Round
+from roam_jax.model.round_measures import Streams
 
 # The stream of a canvas model in a `LoopedBlock`.
 CELLS = "cells"
@@ -66,6 +69,29 @@ def _layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
 
 
+class FlatDense(nn.Module):
+    """`nn.Dense` on all cells of a batch as one matrix, with the same parameters.
+
+    The gradient of its weights is then a plain matrix product, before which XLA's CPU backend else
+    copies and transposes one side: a third of its time at width 512.
+
+    Args:
+        features: that come out.
+        dtype: compute dtype.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, cells: Float[Array, "B N _"]) -> Float[Array, "B N A"]:
+        """Each cell on its own."""
+        dense = nn.Dense(self.features, dtype=self.dtype)
+        nn.share_scope(self, dense)
+        flat = dense(einops.rearrange(cells, "B N D -> (B N) D"))
+        return einops.rearrange(flat, "(B N) D -> B N D", B=cells.shape[0])
+
+
 class CanvasAttention(nn.Module):
     """Attention with projections under a plan.
 
@@ -84,12 +110,13 @@ class CanvasAttention(nn.Module):
         cells: Float[Array, "B M D"],
         inverse_temperature: Float[Array, ""] | None,
         keep: Kept | None,
-    ) -> Float[Array, "B N D"]:
-        """What the kept cells read from all cells."""
+        rows: Int[Array, "B R"] | None = None,
+    ) -> Float[Array, "B _ D"]:
+        """What the kept cells, or those of `rows`, read from all cells."""
         width = cells.shape[-1]
 
         def project(name, cells):
-            heads = nn.Dense(width, dtype=self.dtype, name=f"to_{name}")(cells)
+            heads = FlatDense(width, dtype=self.dtype, name=f"to_{name}")(cells)
             return einops.rearrange(heads, "B N (K D) -> B N K D", K=self.heads)
 
         here = there = self.coordinates
@@ -98,15 +125,26 @@ class CanvasAttention(nn.Module):
             queries, plan = cells[:, keep.places], keep.plan
             if self.coordinates is not None:
                 here, there = self.coordinates[keep.outputs], self.coordinates[keep.inputs]
+        if rows is not None:
+            queries = jnp.take_along_axis(cells, rows[..., None], axis=1)
         query, key, value = project("q", queries), project("k", cells), project("v", cells)
+        if rows is not None:
+            if inverse_temperature is not None:
+                query = query * inverse_temperature.astype(query.dtype)
+            attended = attention_rows(query, key, value, rows=rows, table=plan.table)
+            return self._out(attended)
         geometry = Geometry(self.geometry, self.heads, name="geometry")
         read, by = geometry(query, key, here, there)
         if inverse_temperature is not None:
             read = read * inverse_temperature.astype(read.dtype)
         attend = KindedAttention(name="edges")
         attended = attend(read, by, value, plan, plain=(query, key))
-        attended = einops.rearrange(attended, "B N K D -> B N (K D)")
-        return nn.Dense(width, dtype=self.dtype, name="to_out")(attended)
+        return self._out(attended)
+
+    def _out(self, attended: Float[Array, "B N K D"]) -> Float[Array, "B N _"]:
+        """Heads joined and projected."""
+        joined = einops.rearrange(attended, "B N K D -> B N (K D)")
+        return FlatDense(joined.shape[-1], dtype=self.dtype, name="to_out")(joined)
 
 
 class FeedForward(nn.Module):
@@ -118,8 +156,8 @@ class FeedForward(nn.Module):
     def __call__(self, cells: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         """Each cell on its own."""
         width = cells.shape[-1]
-        hidden = nn.Dense(4 * width, dtype=self.dtype, name="up")(cells)
-        down = nn.Dense(width, dtype=self.dtype, name="down")
+        hidden = FlatDense(4 * width, dtype=self.dtype, name="up")(cells)
+        down = FlatDense(width, dtype=self.dtype, name="down")
         return checkpoint_name(down(jax.nn.gelu(hidden)), LAYER_OUTPUT)
 
 
@@ -142,6 +180,12 @@ class CanvasBlock(nn.Module):
     coordinates: Float[np.ndarray, "N 3"] | None = None
     dtype: Any = jnp.float32
 
+    @property
+    def can_call_rows(self) -> bool:
+        """Whether it may run for some cells alone: where that computes less than for all."""
+        plain = self.geometry == "none" and not self.plan.edges
+        return plain and (self.plan.is_dense or self.plan.is_free)
+
     @nn.compact
     def __call__(
         self,
@@ -149,6 +193,7 @@ class CanvasBlock(nn.Module):
         inverse_temperature: Float[Array, ""] | None = None,
         *,
         keep: Kept | None = None,
+        rows: Int[Array, "B R"] | None = None,
     ) -> Float[Array, "B _ D"]:
         """The cells after the block, or those of them that are kept.
 
@@ -156,9 +201,12 @@ class CanvasBlock(nn.Module):
             cells: in sequence order.
             inverse_temperature: multiplies scores (those of `kinds.DOT_PRODUCT_KINDS`); None = 1.
             keep: static; what comes in and goes out, where that is not all.
+            rows: places of the cells that are kept, which may differ from row to row of the batch;
+                for blocks that `can_call_rows`, and not with `keep`.
 
         Raises:
-            ValueError: the width is not `width`, or no multiple of `heads`.
+            ValueError: the width is not `width`, or no multiple of `heads`; or rows are asked of a
+                block that cannot give them.
         """
         if cells.shape[-1] != self.width or self.width % self.heads:
             raise ValueError(
@@ -168,9 +216,16 @@ class CanvasBlock(nn.Module):
         attend = CanvasAttention(
             self.heads, self.plan, self.geometry, self.coordinates, self.dtype, name="attn"
         )
-        change = attend(_layer_norm("norm1", self.dtype)(cells), inverse_temperature, keep)
+        if rows is not None and (keep is not None or not self.can_call_rows):
+            raise ValueError(
+                "rows of a block with a slice, a geometry, or a plan that is neither dense nor "
+                "free: expected a block that can_call_rows, and no slice"
+            )
+        change = attend(_layer_norm("norm1", self.dtype)(cells), inverse_temperature, keep, rows)
         if keep is not None:
             cells = cells[:, keep.places]
+        if rows is not None:
+            cells = jnp.take_along_axis(cells, rows[..., None], axis=1)
         cells = cells + checkpoint_name(change, LAYER_OUTPUT)
         change = FeedForward(self.dtype, name="ff")(_layer_norm("norm2", self.dtype)(cells))
         return cells + change
@@ -182,6 +237,14 @@ def call_block(
     """`LoopedBlock.call` of a canvas block."""
     cells = streams[CELLS].astype(block.dtype)
     return {CELLS: block(cells, this.inverse_temperature, keep=keep).astype(jnp.float32)}
+
+
+def call_rows(
+    block: CanvasBlock, streams: Streams, this: Round, rows: Int[Array, "B R"]
+) -> Streams:
+    """`LoopedBlock.call_rows` of a canvas block that `can_call_rows`."""
+    cells = streams[CELLS].astype(block.dtype)
+    return {CELLS: block(cells, this.inverse_temperature, rows=rows).astype(jnp.float32)}
 
 
 def select_cells(streams: Streams, keep: Kept) -> Streams:

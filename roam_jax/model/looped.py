@@ -1,10 +1,11 @@
-"""Weight-tied loops: one block applied for several rounds.
+"""Weight-tied loops: one block, or a stack of blocks, applied for several rounds.
 
-Between rounds the block sees a round embedding, and a gate decides how far the state moves: one
-number a round, or one for each token. Depth is scanned outside with parameters stacked on axis 0;
-rounds are scanned here with the block's parameters broadcast, only the round's rows scanned, and
-rematerialisation inside the scan: a round keeps its state and the arrays that the block names. The
-last rounds may keep fewer cells than they read; these run one by one.
+Between rounds the block sees a round embedding, what entered the loop may enter again, and a gate
+decides how far the state moves: one number a round, or one for each token. Cells may learn to stop
+(`halting.py`). Rounds are scanned with the block's parameters broadcast, only the round's rows
+scanned, and rematerialisation inside the scan: a round keeps its state and the arrays that the
+block names. Where that is cheaper they are written out (`unrolling.py`). The last rounds may keep
+fewer cells than they read; these run one by one.
 
 Source: looped attention of ROAM / canvas-engineering (`looped_block.py`), whose rule is the gate
 `sigmoid` with one number a round; `identity` keeps a pretrained block's function at initialisation.
@@ -12,99 +13,32 @@ Source: looped attention of ROAM / canvas-engineering (`looped_block.py`), whose
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Int
 
+from roam_jax.model import halting
+from roam_jax.model.loop_options import HALTINGS, REINJECTIONS, check_gate
+from roam_jax.model.loop_rows import LoopRows
+from roam_jax.model.one_round import Carry, OneRound, Round, frozen, identity_backwards
+from roam_jax.model.round_measures import Parts, Streams
+from roam_jax.model.unrolling import loop_form
 from roam_jax.spelling import check_choice
 
-GATES = ("identity", "sigmoid", "off")
-GATE_SCOPES = ("round", "token")
 # What may stand in for rounds without parameters: the last row.
 EXTRAPOLATIONS = ("last",)
-LAYER_NORM_EPSILON = 1e-5
-Streams = dict[str, Array]
 # By this name blocks mark what a layer adds to the streams, for `LoopedBlock.saved`.
 LAYER_OUTPUT = "layer_output"
-# What `LoopedBlock` reports for every round and stream.
-MEASURES = ("gated_step", "residual", "cosine")
-
-
-class Round(NamedTuple):
-    """What a block may know about the round that it runs in.
-
-    Args:
-        index: () int32, 0 for the first round.
-        inverse_temperature: () float32, by which the block multiplies its scores; None = 1.
-    """
-
-    index: Array
-    inverse_temperature: Array | None
-
-
-class LoopRows(nn.Module):
-    """The loop parameters of one block: a gate and one embedding a stream, for every round.
-
-    Args:
-        rounds: trained number of rounds R.
-        width: width D of the streams.
-        streams: names of the streams, in the order of their parameters.
-        gate_scope: one of `GATE_SCOPES`.
-    """
-
-    rounds: int
-    width: int
-    streams: tuple[str, ...]
-    gate_scope: str
-
-    @nn.compact
-    def __call__(self) -> dict[str, Array]:
-        """Gate "gate" (R,), for each stream its embedding (R, D), and "token" (R, D) if so scoped.
-
-        The token weights of a round are shared by all streams.
-        """
-        tables = (*self.streams, "token") if self.gate_scope == "token" else self.streams
-        zeros = nn.initializers.zeros_init()
-        rows = {"gate": self.param("gate", zeros, (self.rounds,), jnp.float32)}
-        for name in tables:
-            rows[name] = self.param(name, zeros, (self.rounds, self.width), jnp.float32)
-        return rows
-
-
-def gate_value(row: dict[str, Array], state: Float[Array, "B N D"]) -> Array:
-    """The gate a_r () of a round or, with token weights w_r, a_r + w_r . LN(h) (B, N, 1).
-
-    Args:
-        row: one round's parameters, from `LoopRows`.
-        state: h, before the round embedding is added.
-    """
-    if "token" not in row:
-        return row["gate"]
-    centred = state - state.mean(axis=-1, keepdims=True)
-    deviation = jnp.sqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
-    # A sum, not a matrix product, whose operands accelerators round.
-    return row["gate"] + jnp.sum(centred / deviation * row["token"], axis=-1, keepdims=True)
-
-
-def step_size(gate: str, value: Float[Array, "*shape"], round_index: Array) -> Array:
-    """Share of the block's update that a round takes, from its gate.
-
-    Args:
-        gate: identity: 1 + a in the first round, a later; sigmoid: sigmoid(a); off: 1.
-        value: the gate a, from `gate_value`.
-        round_index: 0 for the first round.
-    """
-    if gate == "identity":
-        return jnp.where(round_index == 0, 1.0, 0.0) + value
-    if gate == "sigmoid":
-        return jax.nn.sigmoid(value)
-    return jnp.ones_like(value)
+# Beside the block's own parameters, its rows.
+LOOP = "loop"
 
 
 class LoopedBlock(nn.Module):
@@ -116,7 +50,7 @@ class LoopedBlock(nn.Module):
         make_block: makes the block.
         call: `call(block, streams, round, *args) -> streams`, dicts of (B, N, D) arrays; with a
             `Round`, and `keep=` in the rounds of a tail.
-        gate: one of `GATES`.
+        gate: one of `loop_options.GATES`.
         trained_rounds: number of rounds R that have parameters.
         width: width D of the streams.
         streams: names of the streams.
@@ -125,6 +59,18 @@ class LoopedBlock(nn.Module):
             all else is computed again.
         inverse_temperatures: one for each of the R rounds, for the block's scores; () = 1.
         select: `select(streams, keep) -> streams`, the cells that a round of a tail keeps.
+        reinject: what every round's input has of the streams that entered the loop: none; scalar:
+            them times one number a round; channel: times one vector a round. Both start at 0.
+        halting: learned: cells may stop, see `halting.py`; none.
+        backprop_rounds: gradients flow through so many of the last rounds, 0 = all; earlier ones
+            count as identity, so that what comes before the loop still trains.
+        parts: `parts(keep) -> stream -> part -> places`, the parts that measures are for, with
+            names unique over streams; `keep` is None but in a tail. None = the streams.
+        call_rows: `call_rows(block, streams, round, rows, *args) -> streams`, the block for the
+            cells `rows` (B, M) of the one stream alone, (B, M, D), which read all cells. Saves time
+            under a threshold; None = all cells are computed.
+        unroll: whether rounds are written out, not scanned; None = by `unrolling.loop_form`.
+        remat: whether a round computes again what it has not saved; None = likewise.
     """
 
     make_block: Callable[[], nn.Module]
@@ -137,19 +83,40 @@ class LoopedBlock(nn.Module):
     saved: tuple[str, ...] = ()
     inverse_temperatures: tuple[float, ...] = ()
     select: Callable[[Streams, Any], Streams] | None = None
+    reinject: str = "none"
+    halting: str = "none"
+    backprop_rounds: int = 0
+    parts: Callable[[Any], Parts] | None = None
+    call_rows: Callable[..., Streams] | None = None
+    unroll: bool | None = False
+    remat: bool | None = True
 
     def setup(self):
         """Declares the block's parameters at this level, and the loop rows."""
         check_gate(self.gate, self.gate_scope)
+        check_choice("loop.reinject", self.reinject, REINJECTIONS)
+        check_choice("loop.halting", self.halting, HALTINGS)
         count = len(self.inverse_temperatures)
         if count not in (0, self.trained_rounds):
             raise ValueError(
                 f"{count} inverse temperatures for loop.rounds = {self.trained_rounds}: expected "
                 "one a round, or none"
             )
+        if not 0 <= self.backprop_rounds <= self.trained_rounds:
+            raise ValueError(
+                f"loop.backprop_rounds = {self.backprop_rounds}: expected 0 (all) to loop.rounds = "
+                f"{self.trained_rounds}"
+            )
         self.block = self.make_block()
         nn.share_scope(self, self.block)
-        self.loop = LoopRows(self.trained_rounds, self.width, self.streams, self.gate_scope)
+        self.loop = LoopRows(
+            self.trained_rounds,
+            self.width,
+            self.streams,
+            self.gate_scope,
+            self.reinject,
+            self.halting,
+        )
 
     def __call__(
         self,
@@ -158,6 +125,9 @@ class LoopedBlock(nn.Module):
         rounds: int,
         extrapolate: str | None = None,
         tail: Sequence[Any] = (),
+        exit: Int[Array, ""] | int | None = None,
+        collect: bool = False,
+        threshold: float | None = None,
     ) -> tuple[Streams, dict]:
         """Applies the block `rounds` times.
 
@@ -169,115 +139,176 @@ class LoopedBlock(nn.Module):
             extrapolate: static; "last" lets rounds above the trained number use the last row.
             tail: static; one `keep` for each of the last rounds, which keep fewer cells than they
                 read: `call(..., keep=keep)` returns the cells of `select(streams, keep)`.
+            exit: only so many of the first rounds, 1 to `rounds`, are run; may be traced. What is
+                skipped costs nothing, but under `jax.vmap`, where all rounds are computed.
+            collect: static; also returns the state after every round.
+            threshold: static, with halting alone: a cell stops for good once the mass of it that
+                has stopped reaches this, above 0 and at most 1. Others go on to read its state.
 
         Returns:
-            The streams, and their `MEASURES`: measure -> stream -> (rounds,) float32. Those of a
-            round of the tail are over the cells that it keeps.
+            The streams, and what was measured: `MEASURES`, measure -> stream (or part) ->
+            (rounds,) float32, those of a round of the tail over the cells that it keeps;
+            with halting "running", the share of each stream (or part) that runs when a round
+            begins: its mass or, under a threshold, its cells; the sum over rounds is the mean
+            number of rounds, and has gradients. With `collect` "states": stream -> (rounds, B, N,
+            D), what the loop would return if it ended there.
 
         Raises:
-            ValueError: see `check_rounds`; or the tail is longer than the rounds.
+            ValueError: see `check_rounds` and `halting.check_threshold`; the tail is longer than
+                the rounds, or comes with `exit` or `collect`; or `exit` is out of range.
         """
         check_rounds(rounds, trained=self.trained_rounds, extrapolate=extrapolate)
-        if len(tail) > rounds:
-            raise ValueError(f"a tail of {len(tail)} rounds: expected at most rounds = {rounds}")
+        halting.check_threshold(threshold, halting=self.halting)
+        _check_exit(exit, rounds=rounds, tail=tail, collect=collect)
+        first = max(rounds - self.backprop_rounds, 0) if self.backprop_rounds else 0
+        if self.is_initializing():
+            exit, threshold, first = None, None, 0
+        elif exit is not None:
+            # Where gradients begin is known in the round alone.
+            first = 0
+        one_round = self._one_round(streams, args, exit, collect, threshold)
+        steps, carry, found = self._steps(rounds), one_round.start(), []
+        form = loop_form(streams, rounds, unroll=self.unroll, remat=self.remat)
+        for begin, end, keep in _spans(rounds, first, tail):
+            here = jax.tree.map(lambda x, rounds=slice(begin, end): x[rounds], steps)
+            one_round = dataclasses.replace(one_round, keep=keep)
+            span = functools.partial(self._span, form=form if keep is None else (True, True))
+            if end <= first:
+                span = self._without_gradients(span)
+            carry, measured = span(self.block, one_round, carry, here)
+            found.append(measured)
+            if keep is not None:
+                one_round = dataclasses.replace(one_round, base=self.select(one_round.base, keep))
+            if end == first:
+                carry = identity_backwards(carry, one_round.base)
+        info = jax.tree.map(lambda *spans: jnp.concatenate(spans), *found)
+        return carry.get("mean", carry["state"]), info
+
+    def _one_round(
+        self,
+        streams: Streams,
+        args: tuple,
+        exit: Array | int | None,
+        collect: bool,
+        threshold: float | None,
+    ) -> OneRound:
+        """What the rounds of one call share; its arguments."""
+        return OneRound(
+            call=self.call,
+            select=self.select,
+            parts=self.parts,
+            call_rows=self.call_rows,
+            gate=self.gate,
+            reinject=self.reinject,
+            halting=self.halting,
+            backprop_rounds=self.backprop_rounds,
+            base=streams,
+            args=args,
+            exit=exit,
+            collect=collect,
+            threshold=threshold,
+        )
+
+    def _steps(self, rounds: int) -> tuple[dict[str, Array], Round]:
+        """The rows of `LoopRows` and what the block knows of each round, stacked by round."""
         used = np.minimum(np.arange(rounds), self.trained_rounds - 1)
         rows = jax.tree.map(lambda row: row[used], self.loop())
         temperatures = None
         if self.inverse_temperatures:
             temperatures = jnp.asarray(self.inverse_temperatures, jnp.float32)[used]
-        steps = (rows, Round(jnp.arange(rounds), temperatures))
-        policy = jax.checkpoint_policies.save_only_these_names(*self.saved)
-        scanned, measures = rounds - len(tail), []
-        if scanned:
-            scan = nn.scan(
-                nn.remat(self._round(args), prevent_cse=False, policy=policy),
-                variable_broadcast="params",
-                split_rngs={"params": False},
-                length=scanned,
-            )
-            here = jax.tree.map(lambda x: x[:scanned], steps)
-            streams, found = scan(self.block, streams, here)
-            measures.append(found)
-        for number, keep in enumerate(tail, start=scanned):
-            here = jax.tree.map(lambda x, number=number: x[number], steps)
-            streams, found = nn.remat(self._round(args, keep), policy=policy)(
-                self.block, streams, here
-            )
-            measures.append(jax.tree.map(lambda x: x[None], found))
-        return streams, jax.tree.map(lambda *parts: jnp.concatenate(parts), *measures)
+        return rows, Round(jnp.arange(rounds), temperatures)
 
-    def _round(self, args: tuple, keep: Any = None) -> Callable[..., tuple[Streams, dict]]:
-        """One round, (block, streams, (rows, round)) -> (streams, measures).
+    def _without_gradients(self, span: Callable) -> Callable:
+        """`span` with no gradient to parameters or rows, so that its rounds keep nothing."""
+
+        def run(block: nn.Module, one_round: OneRound, carry: Carry, steps: tuple):
+            # A function of its own: flax wants to name what it transforms.
+            return span(block, one_round, carry, steps)
+
+        without = nn.map_variables(run, "params", trans_in_fn=frozen)
+
+        def cut(block: nn.Module, one_round: OneRound, carry: Carry, steps: tuple):
+            carry, found = without(block, one_round.frozen(), frozen(carry), frozen(steps))
+            return carry, identity_backwards(found, one_round.base)
+
+        return cut
+
+    def _span(
+        self,
+        block: nn.Module,
+        one_round: OneRound,
+        carry: Carry,
+        steps: tuple,
+        *,
+        form: tuple[bool, bool],
+    ) -> tuple[Carry, dict]:
+        """Some rounds in a row.
 
         Args:
-            args: passed on to `call`.
-            keep: what a round of the tail keeps; None in other rounds.
+            block: runs in each.
+            one_round: what they share.
+            carry: before the first.
+            steps: by round.
+            form: from `unrolling.loop_form`.
+
+        Returns:
+            The carry after the last, and what was measured by round.
         """
-        call = self.call if keep is None else functools.partial(self.call, keep=keep)
+        unroll, remat = form
 
-        def one_round(block: nn.Module, state: Streams, step: tuple[dict, Round]):
-            row, this = step
-            moved = {n: x + row[n] for n, x in state.items()}
-            out = call(block, moved, this, *args)
-            if keep is not None:
-                state = self.select(state, keep)
-            sizes = {
-                n: step_size(self.gate, gate_value(row, x), this.index) for n, x in state.items()
-            }
-            new = {n: _advance(state[n], out[n], sizes[n]) for n in state}
-            return new, _measures(state, out, new)
+        def body(block: nn.Module, carry: Carry, step: tuple) -> tuple[Carry, dict]:
+            return one_round(block, carry, step)
 
-        return one_round
+        if remat:
+            policy = jax.checkpoint_policies.save_only_these_names(*self.saved)
+            # In a scan nothing can be merged with what is computed again.
+            body = nn.remat(body, prevent_cse=unroll, policy=policy)
+        length = len(steps[1].index)
+        if not unroll:
+            scan = nn.scan(
+                body, variable_broadcast="params", split_rngs={"params": False}, length=length
+            )
+            return scan(block, carry, steps)
+        found = []
+        for number in range(length):
+            here = jax.tree.map(lambda x, number=number: x[number], steps)
+            carry, measured = body(block, carry, here)
+            found.append(measured)
+        return carry, jax.tree.map(lambda *rounds: jnp.stack(rounds), *found)
 
 
-@jax.custom_jvp
-def _advance(state: Array, out: Array, size: Array) -> Array:
-    """state + size * (out - state), in the form that is exact at size 0 and 1."""
-    return size * out + (1 - size) * state
+def _spans(rounds: int, first: int, tail: Sequence[Any]) -> list[tuple[int, int, Any]]:
+    """(begin, end, keep) of rounds in a row that run alike.
 
-
-@_advance.defjvp
-def _advance_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """The gate's gradient as one sum of small differences.
-
-    As a difference of two sums over the whole stream it loses digits: on a backbone of five blocks
-    with four rounds its relative error was 3.5e-6, and is 6.5e-7.
+    Args:
+        rounds: in all.
+        first: of those that gradients flow through.
+        tail: one `keep` for each of the last rounds.
     """
-    state, out, size = primals
-    d_state, d_out, d_size = tangents
-    tangent = size * d_out + (1 - size) * d_state + d_size * (out - state)
-    return _advance(state, out, size), tangent
+    whole = rounds - len(tail)
+    ends = sorted({0, min(first, whole), whole})
+    spans = [(begin, end, None) for begin, end in itertools.pairwise(ends)]
+    return spans + [(n, n + 1, keep) for n, keep in enumerate(tail, start=whole)]
 
 
-def _measures(state: Streams, out: Streams, new: Streams) -> dict:
-    """Gated step, ungated residual and cosine of each stream; they carry no gradient."""
-
-    def norm(x):
-        return jnp.sqrt(jnp.sum(jnp.square(x)))
-
-    def measures(h, block_out, h_next):
-        h, block_out, h_next = map(jax.lax.stop_gradient, (h, block_out, h_next))
-        size = norm(h)
-        dot = jnp.sum(h * block_out)
-        return norm(h_next - h) / size, norm(block_out - h) / size, dot / size / norm(block_out)
-
-    values = {n: measures(state[n], out[n], new[n]) for n in state}
-    return {m: {n: values[n][i] for n in values} for i, m in enumerate(MEASURES)}
-
-
-def check_gate(gate: str, gate_scope: str) -> None:
-    """Refuses gates that do not exist.
+def _check_exit(
+    exit: Array | int | None, *, rounds: int, tail: Sequence[Any], collect: bool
+) -> None:
+    """Refuses exits that no loop has, and what a tail cannot give.
 
     Raises:
-        ValueError: no such gate or scope (names the nearest), or a scope without a gate.
+        ValueError: see `LoopedBlock`.
     """
-    for leaf, value, known in (("gate", gate, GATES), ("gate_scope", gate_scope, GATE_SCOPES)):
-        check_choice(f"loop.{leaf}", value, known)
-    if gate == "off" and gate_scope == "token":
-        raise ValueError(
-            "loop.gate_scope = 'token' with loop.gate = 'off': there is no gate to shift by token; "
-            "expected loop.gate_scope = 'round', or a gate"
-        )
+    if len(tail) > rounds:
+        raise ValueError(f"a tail of {len(tail)} rounds: expected at most rounds = {rounds}")
+    for name, asked in (("exit", exit is not None), ("collect", collect)):
+        if tail and asked:
+            raise ValueError(
+                f"{name} with a tail of {len(tail)} rounds: their cells are fewer, so that a loop "
+                f"which ends earlier has others; expected a loop without a tail, or no {name}"
+            )
+    if isinstance(exit, int) and not 1 <= exit <= rounds:
+        raise ValueError(f"exit = {exit}: expected 1 to rounds = {rounds}")
 
 
 def check_rounds(rounds: int, *, trained: int, extrapolate: str | None = None) -> None:
