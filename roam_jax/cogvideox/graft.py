@@ -9,7 +9,9 @@ is the backbone at initialisation, for any number of rounds.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import einops
 import flax.linen as nn
@@ -30,9 +32,22 @@ from roam_jax.cogvideox.graft_config import GraftConfig
 from roam_jax.cogvideox.graft_passes import Passes, plan_passes
 from roam_jax.cogvideox.transformer import Readout
 from roam_jax.model.looped import LAYER_OUTPUT, LoopedBlock, Round, Streams
+from roam_jax.model.one_round import OneRound
 from roam_jax.spelling import check_choice
 
 STREAMS = ("text", "video")
+# Among the regions of a measure: all cells together.
+ALL = "all"
+
+
+class _GraftedBlock(LoopedBlock):
+    """A looped block whose measures are by region."""
+
+    def _one_round(self, streams: Streams, args: tuple, *options: Any) -> OneRound:
+        """The call's cells, not a round's `keep` alone, say of which regions the cells are."""
+        _, cells = args
+        one_round = super()._one_round(streams, args, *options)
+        return dataclasses.replace(one_round, parts=lambda keep: (keep or cells).parts)
 
 
 class GraftedTransformer(nn.Module):
@@ -55,17 +70,21 @@ class GraftedTransformer(nn.Module):
         """Declares the backbone under its own names, the loop beside its blocks."""
         self.patch_embed = PatchEmbed(self.config, dtype=self.dtype)
         self.time_embedding = TimeEmbedding(self.config, dtype=self.dtype)
-        self.blocks = LoopedBlock(
-            make_block=lambda: Block(self.config, self.dtype, self.graft_config.geometry),
+        loop = self.graft_config
+        self.blocks = _GraftedBlock(
+            make_block=lambda: Block(self.config, self.dtype, loop.geometry),
             call=_call_block,
-            gate=self.graft_config.gate,
-            gate_scope=self.graft_config.gate_scope,
-            trained_rounds=self.graft_config.rounds,
+            gate=loop.gate,
+            gate_scope=loop.gate_scope,
+            trained_rounds=loop.rounds,
             width=self.config.width,
             streams=STREAMS,
             saved=(LAYER_OUTPUT,),
-            inverse_temperatures=self.graft_config.inverse_temperatures,
+            inverse_temperatures=loop.inverse_temperatures,
             select=_select_cells,
+            reinject=loop.reinject,
+            halting=loop.halting,
+            backprop_rounds=loop.backprop_rounds,
         )
         self.readout = Readout(self.config, dtype=self.dtype)
         nn.share_scope(self, self.readout)
@@ -81,6 +100,8 @@ class GraftedTransformer(nn.Module):
         rounds: int,
         action_timesteps: Int[Array, " B"] | None = None,
         extrapolate: str | None = None,
+        exit: Int[Array, ""] | None = None,
+        threshold: float | None = None,
         wanted: tuple[str, ...] | None = None,
     ) -> tuple[dict[str, Array], dict]:
         """Predicts velocity, actions and whatever else the layout's regions predict.
@@ -96,19 +117,23 @@ class GraftedTransformer(nn.Module):
             rounds: static number of rounds.
             action_timesteps: what the actions are noised to, with `tokens_diffused`.
             extrapolate: static; "last" allows more rounds than were trained.
+            exit: rounds after which every block is left, 1..rounds; None = `rounds`.
+            threshold: static; with learned halting, the stopped mass from which a cell stops for
+                good; None = never.
             wanted: static; names of the outputs that are wanted, None = all. What cannot reach them
-                is not computed; the decoder `cross_attention`, which reads blocks on the way,
-                leaves no saving.
+                is not computed; the decoder `cross_attention`, which reads blocks on the way, and
+                an `exit` leave no saving.
 
         Returns:
             {"velocity": (B, F, C, H, W)} with the outputs of `Graft.decode`, "camera_velocity"
             (B, V, F - t_current, C, H, W) where cameras are predicted, and, as intermediates, the
-            round measures: measure -> stream -> (depth, rounds). "video" there includes the new
-            cells; with `wanted` they are over the cells that a round keeps.
+            round measures: measure -> region -> (depth, rounds); with `wanted` they are over the
+            cells that a round keeps. With learned halting "running" is among them, the share that
+            still runs when a round begins, also of "all" cells; it carries gradients.
 
         Raises:
-            ValueError: shapes or data do not fit the layout, too many rounds, or nothing or an
-                unknown output is wanted.
+            ValueError: shapes or data do not fit the layout, too many rounds, a threshold without
+                halting, or nothing or an unknown output is wanted.
         """
         outputs = self.graft_config.outputs(self.layout)
         if wanted is not None:
@@ -121,13 +146,16 @@ class GraftedTransformer(nn.Module):
             "video": jnp.concatenate([video.astype(jnp.float32), *cells], axis=1),
         }
         temb, frames = condition(self.time_embedding, timesteps, latent_frames(self.layout))
-        kept = None
-        if wanted is not None and not self.is_initializing() and not self._taps:
+        kept, whole = None, self.is_initializing() or self._taps or exit is not None
+        if wanted is not None and not whole:
             kept = tuple(dict.fromkeys(r for name in wanted for r in outputs[name]))
         passes = self._passes(frames, rounds=rounds, kept=kept)
+        options = {"extrapolate": extrapolate, "exit": exit, "threshold": threshold}
         streams, tapped, measures = self._run_blocks(
-            streams, temb, passes, visual=video.shape[1], rounds=rounds, extrapolate=extrapolate
+            streams, temb, passes, visual=video.shape[1], rounds=rounds, **options
         )
+        if "running" in measures:
+            measures["running"][ALL] = passes.mean_of_cells(measures["running"])
         regions = [name for name in self.layout.regions if name != "text"]
         cells = self._by_region(streams["video"], [r for r in regions if kept is None or r in kept])
         found = {}
@@ -175,7 +203,7 @@ class GraftedTransformer(nn.Module):
         *,
         visual: int,
         rounds: int,
-        extrapolate: str | None,
+        **options: Any,
     ) -> tuple[Streams, Float[Array, "taps B _ D"], dict]:
         """All blocks, one after the other, each in rounds.
 
@@ -184,14 +212,14 @@ class GraftedTransformer(nn.Module):
             temb: of every block.
             passes: the cells of each application.
             visual: how many of the video's cells are the backbone's own.
-            rounds, extrapolate: as for the call.
+            rounds, options: as for the call.
 
         Returns:
             The streams after the last block; the backbone's own video cells after each block that
             the decoder reads; measures by block.
         """
         taps, scanned = self._taps, passes.scanned
-        options = {"rounds": rounds, "extrapolate": extrapolate}
+        options["rounds"] = rounds
 
         def block(looped: LoopedBlock, carry: tuple[Streams, Array], number: Array):
             state, tapped = carry

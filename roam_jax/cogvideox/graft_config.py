@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
-from roam_jax.attention.sharpening import SHARPENINGS, inverse_temperatures
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.cogvideox.graft_canvas import FUTURE, camera_regions
 from roam_jax.contracts import ACTION_DIM, PROPRIO_DIM, REWARD_DIM
 from roam_jax.model.geometry import GEOMETRIES
-from roam_jax.model.looped import check_gate
+from roam_jax.model.loop_options import LoopOptions
 from roam_jax.spelling import check_choice
 
 # From the smallest to the largest; docs/graft.md has their parameter counts.
@@ -48,49 +46,36 @@ def trainable_patterns(policy: str) -> tuple[str, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class GraftConfig:
+class GraftConfig(LoopOptions):
     """Loops and decoder of a graft, and the sizes of what is decoded.
 
     Args:
-        rounds: trained number of rounds.
-        gate: identity | sigmoid | off.
-        gate_scope: round | token.
+        rounds, ...: of the loops, as `LoopOptions` has them; each block runs its own rounds.
         decoder: one of `DECODERS`.
         decoder_blocks: blocks whose activations the decoder `cross_attention` reads; negative
             numbers count from the last.
-        sharpening: how the inverse temperature of attention rises from round to round, one of
-            `sharpening.SHARPENINGS`.
-        final_inverse_temperature: of the last round.
         geometry: how coordinates enter queries and keys, one of `geometry.GEOMETRIES`.
         action_dim, proprio_dim: dimensions A of an action and J of a robot state.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: a value is out of range, or the whole stack is to be looped.
     """
 
-    rounds: int
-    gate: str = "identity"
-    gate_scope: str = "round"
     decoder: str = "tokens"
     decoder_blocks: tuple = (-1,)  # whole numbers; what a config holds is checked in `taps`
-    sharpening: str = "none"
-    final_inverse_temperature: float = 1.0
     geometry: str = "none"
     action_dim: int = ACTION_DIM
     proprio_dim: int = PROPRIO_DIM
 
     def __post_init__(self):
-        if self.rounds < 1:
-            raise ValueError(f"loop.rounds = {self.rounds}: expected at least 1")
-        check_gate(self.gate, self.gate_scope)
-        check_choice("decoder.kind", self.decoder, DECODERS)
-        check_choice("loop.sharpening", self.sharpening, SHARPENINGS)
-        check_choice("canvas.geometry", self.geometry, GEOMETRIES)
-        if not 1 <= self.final_inverse_temperature < math.inf:
+        super().__post_init__()
+        if self.over != "block":
             raise ValueError(
-                f"loop.final_inverse_temperature = {self.final_inverse_temperature}: expected a "
-                "finite number of at least 1"
+                f"loop.over = {self.over!r} with train.task = 'graft': a graft loops every block "
+                "of its backbone on its own; expected 'block'"
             )
+        check_choice("decoder.kind", self.decoder, DECODERS)
+        check_choice("canvas.geometry", self.geometry, GEOMETRIES)
         if self.decoder != "cross_attention" and self.decoder_blocks != (-1,):
             raise ValueError(
                 f"decoder.blocks = {self.decoder_blocks} with decoder.kind = {self.decoder!r}, "
@@ -101,16 +86,6 @@ class GraftConfig:
     def reward_dim(self) -> int:
         """Dimensions of a reward."""
         return REWARD_DIM
-
-    @property
-    def inverse_temperatures(self) -> tuple[float, ...]:
-        """Of the rounds; none where all are 1."""
-        if self.sharpening == "none":
-            return ()
-        rising = inverse_temperatures(
-            self.sharpening, rounds=self.rounds, final=self.final_inverse_temperature
-        )
-        return tuple(rising.tolist())
 
     def outputs(self, layout: CanvasLayout) -> dict[str, tuple[str, ...]]:
         """Output of the grafted model -> regions whose cells it is read from."""

@@ -82,6 +82,7 @@ def denoise_actions(
     steps: int,
     rounds: int,
     extrapolate: str | None = None,
+    threshold: float | None = None,
     wanted: tuple[str, ...] | None = None,
 ) -> tuple[dict[str, Array], dict]:
     """Diffused actions denoised in a few DDIM steps while the videos stay at their timestep.
@@ -96,7 +97,7 @@ def denoise_actions(
         timesteps: of the videos.
         action_noise: standard normal, where the actions start.
         steps: static number of steps, each a pass through what actions need of the model.
-        rounds, extrapolate: as for `GraftModel.predict`.
+        rounds, extrapolate, threshold: as for `GraftModel.predict`.
         wanted: outputs of the last step, actions among them; None = all.
 
     Returns:
@@ -119,6 +120,7 @@ def denoise_actions(
             rounds=rounds,
             actions=actions,
             extrapolate=extrapolate,
+            threshold=threshold,
             wanted=wanted,
         )
         state = sampler.step(state, outputs.pop("actions") * present, index)
@@ -145,12 +147,14 @@ def sample_actions(
     rounds: int,
     camera_noise: Float[Array, "B V f C h w"] | None = None,
     extrapolate: str | None = None,
+    threshold: float | None = None,
     wanted: tuple[str, ...] | None = None,
 ) -> tuple[dict[str, Array], dict]:
     """`GraftModel.predict` with its actions denoised by `denoise_actions`.
 
     Args:
-        model, params, batch, timesteps, noise, rounds, camera_noise, extrapolate: as there.
+        model, params, batch, timesteps, noise, rounds, camera_noise, extrapolate, threshold: as
+            there.
         action_noise, steps, wanted: as for `denoise_actions`.
 
     Returns:
@@ -171,6 +175,7 @@ def sample_actions(
         steps=steps,
         rounds=rounds,
         extrapolate=extrapolate,
+        threshold=threshold,
         wanted=wanted,
     )
     return {**outputs, **targets, "noisy": noised.latents}, measures
@@ -188,6 +193,7 @@ def sample_jointly(
     action_noise: Float[Array, "B P A"] | None = None,
     camera_noise: Float[Array, "B V f C h w"] | None = None,
     extrapolate: str | None = None,
+    threshold: float | None = None,
     guidance: Float[Array | np.ndarray, " steps"] | None = None,
     empty_text: Float[Array | np.ndarray, "S D"] | None = None,
 ) -> dict[str, Any]:
@@ -207,6 +213,7 @@ def sample_jointly(
         action_noise: standard normal, where diffused actions start.
         camera_noise: the same for the predicted frames of further cameras.
         extrapolate: "last" allows more rounds than were trained.
+        threshold: static; with learned halting, when cells stop for good; None = never.
         guidance: scale of each step, 1 = none; None = no second pass at all.
         empty_text: embedding of the empty instruction, with `guidance`.
 
@@ -235,8 +242,7 @@ def sample_jointly(
         model,
         params,
         windows,
-        rounds=rounds,
-        extrapolate=extrapolate,
+        options={"rounds": rounds, "extrapolate": extrapolate, "threshold": threshold},
         empty_text=None if guidance is None else empty_text,
     )
     starts = {VIDEO: noise[:, model.time.t_current :]}
@@ -294,13 +300,13 @@ def _denoiser(
     params: Params,
     windows: Batch,
     *,
-    rounds: int,
-    extrapolate: str | None,
+    options: dict[str, Any],
     empty_text: Float[Array | np.ndarray, "S D"] | None,
 ) -> Callable[[dict[str, Array], Array, Array], dict[str, Array]]:
     """From what moves, a timestep and a scale to the model's outputs, with guided velocities.
 
-    "velocity" is of the predicted frames alone. With an empty text both passes are one batch.
+    "velocity" is of the predicted frames alone. With an empty text both passes are one batch;
+    `options` go to every pass.
     """
     observed = windows["observed_latents"]
     size = observed.shape[0]
@@ -327,9 +333,8 @@ def _denoiser(
             windows,
             noised,
             timesteps=timesteps,
-            rounds=rounds,
             actions=actions,
-            extrapolate=extrapolate,
+            **options,
         )
         outputs["velocity"] = outputs["velocity"][:, model.time.t_current :]
         if empty_text is None:

@@ -15,6 +15,7 @@ from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig, trainabl
 from roam_jax.cogvideox.graft_topology import TopologyOptions, make_topology
 from roam_jax.contracts import ArraySpec, Task, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.model.loop_options import loop_values
 from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import Backbone
 from roam_jax.tasks.graft import GraftModel
@@ -79,6 +80,8 @@ def graft_model(
         weights=_loss_weights(config.canvas),
         clean_timestep=config.loss.clean_timestep,
         augmentation=Augmentation.from_config(config),
+        ponder=config.loss.ponder,
+        steps=config.train.steps,
     )
 
 
@@ -86,13 +89,9 @@ def _graft_config(
     config: ml_collections.ConfigDict, batch_spec: Mapping[str, ArraySpec]
 ) -> GraftConfig:
     return GraftConfig(
-        rounds=config.loop.rounds,
-        gate=config.loop.gate,
-        gate_scope=config.loop.gate_scope,
+        **loop_values(config.loop),
         decoder=config.decoder.kind,
         decoder_blocks=tuple(config.decoder.blocks),
-        sharpening=config.loop.sharpening,
-        final_inverse_temperature=config.loop.final_inverse_temperature,
         geometry=config.canvas.geometry,
         action_dim=batch_spec["action_chunk"].shape[-1],
         proprio_dim=batch_spec["observed_proprio"].shape[-1],

@@ -9,8 +9,8 @@ import pytest
 
 from roam_jax.cogvideox.graft_canvas import PAST
 from roam_jax.tasks.build import build
-from roam_jax.tasks.graft import NoisedActions
 from roam_jax.tasks.graft_sampling import sample_actions
+from roam_jax.tasks.streams import NoisedActions
 from roam_jax.train import names
 from roam_jax.train.state import partition
 from tests.tasks.models import first_batch, make_params
