@@ -2,6 +2,7 @@
 
 python train.py --config configs/bridge_3loop.py:tiny --workdir runs/tiny
 python train.py --config FILE[:VARIANT] --workdir DIR --config.optim.lr=3e-4
+python train.py --config configs/canvas_toy.py --workdir runs/toy --seeds 0:8
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import pathlib
 from collections.abc import Sequence
 
 from roam_jax.cli.arguments import load_config, make_parser, override, parse, run_command
+from roam_jax.cli.train_seeds import add_options, set_first_seed, train_seeds
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,9 +25,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--dry_run", action="store_true", help="print parameters, bytes and batch, and stop"
     )
+    add_options(parser)
     options, overrides = parse(parser, argv)
     config = load_config(options.config)
     override(config, overrides)
+    set_first_seed(config, options, overrides)
 
     # Imported late, so that --help and a mistyped key answer at once.
     from roam_jax.cli.dry_run import dry_run
@@ -33,27 +37,31 @@ def main(argv: Sequence[str]) -> None:
     from roam_jax.tasks.build import build
     from roam_jax.tasks.datasets import saved_statistics
     from roam_jax.train import loop
+    from roam_jax.train.seeds_workdir import SeedsWorkdir
     from roam_jax.train.workdir import Workdir
 
     workdir = Workdir(options.workdir)
-    before = workdir.read()[1] if workdir.config_file.exists() else {}
+    first = SeedsWorkdir(workdir.path).run(config.seed) if options.seeds else workdir
+    before = first.read()[1] if first.config_file.exists() else {}
     experiment = build(config, saved_statistics(before))
     if options.dry_run:
         dry_run(experiment, options.workdir)
         return
+    common = {
+        "config": config,
+        "workdir": options.workdir,
+        "rounds": experiment.rounds,
+        "rules": experiment.rules,
+        "evaluate": make_evaluate_hook(experiment),
+        "flops_per_step": getattr(experiment, "flops_per_step", None),
+    }
+    if options.seeds:
+        train_seeds(experiment, options, **common)
+        return
     provenance = experiment.provenance()
     workdir.require(config, provenance)  # before windows are encoded
     with contextlib.closing(experiment.batches()) as batches:
-        loop.run(
-            experiment.task,
-            batches,
-            config=config,
-            workdir=options.workdir,
-            rounds=experiment.rounds,
-            rules=experiment.rules,
-            provenance=provenance,
-            evaluate=make_evaluate_hook(experiment),
-        )
+        loop.run(experiment.task, batches, provenance=provenance, **common)
 
 
 if __name__ == "__main__":

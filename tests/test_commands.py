@@ -5,15 +5,22 @@ import pathlib
 import shutil
 import sys
 
+import jax
 import pytest
 
 import eval as eval_command
 import train as train_command
-from roam_jax.cli.arguments import run_command
+from roam_jax.cli.arguments import load_config, override, run_command
+from roam_jax.tasks.scene_build import scene_experiment
 from roam_jax.train.metrics import read_metrics
+from roam_jax.train.optim import make_optimizer
+from roam_jax.train.seeds_program import Programs
+from roam_jax.train.step import make_update
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = str(ROOT / "configs/bridge_3loop.py:tiny")
+TOY = str(ROOT / "configs/canvas_toy.py:tiny")
+SMALLER = ["--config.model.depth=1", "--config.canvas.predict=('answer','future_proprio')"]
 
 
 def command(main, *arguments) -> int:
@@ -59,6 +66,84 @@ def test_a_run_leaves_metrics_checkpoints_and_its_origin(workdir):
     assert saved["config"]["loop"]["rounds"] == 2
     assert set(saved["provenance"]["fingerprints"]) == {"data", "data/val", "transformer", "vae"}
     assert len(saved["provenance"]["statistics"][""]["proprio"]["q99"]) == 7
+
+
+def rows_of(workdir, seed=None):
+    """Numbers of a run, or of one seed of several, without times."""
+    rows = read_metrics(workdir / "metrics.jsonl")
+    untimed = [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+    return [row for row in untimed if row.pop("seed", None) == seed]
+
+
+def assert_close(rows, others):
+    assert [row["step"] for row in rows] == [row["step"] for row in others] != []
+    for row, other in zip(rows, others, strict=True):
+        assert row == pytest.approx(other, rel=1e-5, abs=1e-6), row["step"]
+
+
+def test_seeds_of_a_graft_are_runs_of_their_own(workdir, options, tmp_path):
+    """Trained together on shared frozen weights."""
+    line = ["--config", TINY, "--workdir", tmp_path, *options, "--seeds", "0:2"]
+    assert command(train_command.main, *line) == 0
+    assert_close(rows_of(tmp_path, 0), rows_of(workdir))
+    assert rows_of(tmp_path, 1)[0]["loss"] != rows_of(tmp_path, 0)[0]["loss"]
+    for seed in range(2):
+        folder = tmp_path / "seeds" / str(seed)
+        saved = json.loads((folder / "config.json").read_text())
+        assert saved["config"]["seed"] == seed
+        assert set(saved["provenance"]["fingerprints"]) >= {"data", "transformer", "vae"}
+        assert {p.name for p in (folder / "checkpoints").iterdir()} == {"2", "4"}
+
+
+def test_seeds_of_a_canvas_model_are_runs_of_their_own(tmp_path, caplog):
+    caplog.set_level("INFO")
+    line = ["--config", TOY, "--workdir", tmp_path, "--seeds", "2,5", *SMALLER]
+    assert command(train_command.main, *line) == 0
+    assert "4 steps of 2 seeds in" in caplog.messages[-1]
+    assert "% of this machine's matrix-product rate" in caplog.messages[-1]
+    saved = json.loads((tmp_path / "seeds" / "5" / "config.json").read_text())
+    assert saved["provenance"]["data"]["train"] == {"scene": "multimodal", "seed": 5}
+    for row, metrics in zip(rows_of(tmp_path, 5), steps_alone(seed=5, steps=4), strict=True):
+        found = {name: row[name] for name in metrics}
+        assert found == pytest.approx(metrics, rel=1e-5, abs=1e-6), row["step"]
+
+
+def steps_alone(*, seed, steps):
+    """Metrics of the first steps of a canvas model, without the trainer's loop."""
+    config = load_config(TOY)
+    override(config, SMALLER)
+    config.seed = seed
+    experiment = scene_experiment(config)
+    task, curriculum = experiment.task, experiment.rounds
+    programs = Programs(task, config=config, curriculum=curriculum, rules=experiment.rules)
+    optimizer = make_optimizer(config.optim, steps=config.train.steps, no_decay=task.no_decay)
+    update = jax.jit(make_update(task, *optimizer), static_argnames="rounds")
+    state, batches = programs.create(seed), experiment.batches()
+    for _ in range(steps):
+        state, metrics = update(state, {}, next(batches), seed, rounds=config.loop.rounds)
+        yield {name: float(value) for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--seeds", "8:0"], "'8:0': expected seeds such as 0:8 (0 to 7) or 0,3,5; 8:0 has none"),
+        (["--seeds", "a"], "'a': expected seeds such as"),
+        (["--seeds", "1,1"], "seed 1 is there twice"),
+        (["--seeds=-1"], "'-1': expected seeds such as"),
+        (["--seeds", "0:2", "--config.seed=1"], "--config.seed=1 with --seeds"),
+        (["--seeds_at_once", "2"], "--seeds_at_once 2: expected --seeds with it"),
+        (["--seeds", "0:2", "--seeds_at_once", "0"], "--seeds_at_once 0: expected 1 or more"),
+        (["--seeds", "0:2", "--config.mesh.fsdp=8"], "mesh.fsdp = 8 with --seeds"),
+        (["--seeds", "4294967295"], "seed = 4294967295"),
+    ],
+)
+def test_seeds_that_cannot_be_trained(arguments, message, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert command(train_command.main, "--config", TOY, "--workdir", folder, *arguments) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("error:") == 1 and message in printed
+    assert not folder.exists()
 
 
 def test_evaluation_from_the_workdir_alone(workdir, capsys):

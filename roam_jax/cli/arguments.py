@@ -23,6 +23,8 @@ from ml_collections import config_flags
 from roam_jax.spelling import CLOSE, nearest
 
 PREFIX = "--config."
+# Seeds lie below it.
+MOST_SEEDS = 1 << 32
 # What a user can mend; anything else is a defect and shows its traceback.
 USER_ERRORS = (
     ValueError,
@@ -82,6 +84,29 @@ def parse(
         if not argument.startswith(PREFIX) or "=" not in argument:
             parser.error(f"unknown argument {argument!r} (overrides are {PREFIX}key=value)")
     return options, rest
+
+
+def seeds_list(text: str) -> tuple[int, ...]:
+    """Parses "0:8" (from, and up to but not including), "0,3,5", or both as in "0:4,9".
+
+    Raises:
+        argparse.ArgumentTypeError: anything else, no seed, or a seed twice.
+    """
+    problem = f"{text!r}: expected seeds such as 0:8 (0 to 7) or 0,3,5"
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, colon, last = part.strip().partition(":")
+        if not first.isdecimal() or (colon and not last.isdecimal()):
+            raise argparse.ArgumentTypeError(problem)
+        found = range(int(first), int(last) if colon else int(first) + 1)
+        if not found:
+            raise argparse.ArgumentTypeError(f"{problem}; {part} has none")
+        if found.stop > MOST_SEEDS:
+            raise argparse.ArgumentTypeError(f"{problem}, each below 2**32")
+        if repeated := set(seeds) & set(found):
+            raise argparse.ArgumentTypeError(f"{problem}; seed {min(repeated)} is there twice")
+        seeds += found
+    return tuple(seeds)
 
 
 def load_config(name: str) -> ml_collections.ConfigDict:

@@ -92,6 +92,13 @@ class Checkpoints:
             ),
         )
 
+    def drop_after(self, step: int) -> None:
+        """Remove later steps, for a run that goes on from this one."""
+        for later in self.steps:
+            if later > step:
+                logging.info("removing checkpoint %s: going on from step %d", later, step)
+                self._manager.delete(later)
+
     def restore(
         self, like: TrainState, *, step: int | None = None
     ) -> tuple[TrainState, Any, dict[str, Any]]:

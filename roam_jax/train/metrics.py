@@ -1,7 +1,8 @@
 """metrics.jsonl, its copy for TensorBoard, and the reader of both the resume and the reports.
 
-A line is one JSON object: `step` (finished updates) and the numbers of that step. Each step stands
-in the file once, also after a crash: on resume the lines past the restored step are dropped.
+A line is one JSON object: `step` (finished updates) and the numbers of that step; where several
+seeds share the file, `seed` comes first. Each step of a run stands in the file once, also after a
+crash: on resume the lines past the restored step are dropped.
 """
 
 from __future__ import annotations
@@ -48,27 +49,40 @@ class MetricsLog:
 
     Args:
         path: the metrics file.
-        tensorboard: folder of event files.
-        last_step: the step that the run goes on from; later lines are dropped.
+        tensorboard: folder of event files, by the seed of their run; {None: folder} of a run alone.
+        last_step: the step that these runs go on from; their later lines are dropped.
     """
 
-    def __init__(self, path: pathlib.Path, tensorboard: pathlib.Path, *, last_step: int):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        tensorboard: Mapping[int | None, pathlib.Path],
+        *,
+        last_step: int,
+    ):
         rows = read_metrics(path) if path.exists() else []
-        kept = [row for row in rows if row["step"] <= last_step]
+        kept = [
+            row for row in rows if row.get("seed") not in tensorboard or row["step"] <= last_step
+        ]
         write_atomically(path, "".join(map(_line, kept)))
         self._file = path.open("a", encoding="utf-8")
-        self._writer = tensorboardX.SummaryWriter(str(tensorboard), purge_step=last_step + 1)
+        self._writers = {
+            seed: tensorboardX.SummaryWriter(str(folder), purge_step=last_step + 1)
+            for seed, folder in tensorboard.items()
+        }
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._writer.close()
+        for writer in self._writers.values():
+            writer.close()
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the numbers of one step; they are in the file when this returns."""
-        self._file.write(_line({"step": step, **values}))
+    def write(self, step: int, values: Mapping[str, float], *, seed: int | None = None) -> None:
+        """Add the numbers of one step of a run; they are in the file when this returns."""
+        whose = {} if seed is None else {"seed": seed}
+        self._file.write(_line({**whose, "step": step, **values}))
         self._file.flush()
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writers[seed].add_scalar(name, value, step)

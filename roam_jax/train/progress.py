@@ -23,6 +23,7 @@ class Progress:
         self._start, self._steps, self._step = start, steps, start
         self._loss = float("nan")
         self._began = self._last_line = time.monotonic()
+        self._seconds = 0.0
         self.restart_lap()
         terminal = sys.stderr.isatty()
         self._bar = tqdm.tqdm(total=steps, initial=start, unit="step") if terminal else None
@@ -56,7 +57,14 @@ class Progress:
     def lap(self, loss: float) -> float:
         """Seconds a step since the last lap began; `loss` is shown from now on."""
         self._loss = loss
-        return (time.monotonic() - self._lap_began) / max(1, self._lap_steps)
+        seconds = time.monotonic() - self._lap_began
+        self._seconds += seconds
+        return seconds / max(1, self._lap_steps)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all laps together."""
+        return self._seconds
 
     def restart_lap(self) -> None:
         """Leave what was done since the last step (evaluation, saving) out of the next lap."""

@@ -8,7 +8,7 @@ so they are neither donated nor saved, and they keep the dtype of their file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -128,13 +128,24 @@ def create_params(
     """Parameters on their devices, each created or loaded with its sharding.
 
     Args:
-        task: what is trained.
-        wanted: the part of `abstract_params` to create.
-        pretrained: from `load_pretrained`.
+        task, wanted, pretrained: as for `creator`.
         seed: of the initialisation; a parameter does not depend on which others are wanted.
 
     Returns:
         A tree like `wanted`. Loaded frozen parameters have `task.frozen_dtype`.
+    """
+    return creator(task, wanted, pretrained=pretrained)(seed)
+
+
+def creator(
+    task: Task, wanted: Params, *, pretrained: Mapping[str, Any]
+) -> Callable[[int], Params]:
+    """`create_params` as a function of the seed, compiled once for all of them.
+
+    Args:
+        task: what is trained.
+        wanted: the part of `abstract_params` to create.
+        pretrained: from `load_pretrained`.
     """
     leaves = names.flatten(wanted)
     fresh = {name: leaf for name, leaf in leaves.items() if name not in pretrained}
@@ -143,17 +154,22 @@ def create_params(
         made = names.flatten(task.init(rng))
         return {name: made[name].astype(leaf.dtype) for name, leaf in fresh.items()}
 
-    key = jax.random.fold_in(jax.random.key(seed), INIT_STEP)
     shardings = {name: leaf.sharding for name, leaf in fresh.items()}
-    created = jax.jit(init, out_shardings=shardings)(key) if fresh else {}
-    for name in leaves.keys() - fresh.keys():
-        array = pretrained[name]
-        if names.matches(name, task.trainable):
-            array = np.asarray(array, np.float32)
-        elif task.frozen_dtype is not None:  # leaf by leaf: never a second copy of the whole tree
-            array = np.asarray(array).astype(task.frozen_dtype)
-        created[name] = jax.device_put(array, leaves[name].sharding)
-    return names.unflatten({name: created[name] for name in leaves})
+    init = jax.jit(init, out_shardings=shardings)
+
+    def create(seed: int) -> Params:
+        key = jax.random.fold_in(jax.random.key(seed), INIT_STEP)
+        created = init(key) if fresh else {}
+        for name in leaves.keys() - fresh.keys():
+            array = pretrained[name]
+            if names.matches(name, task.trainable):
+                array = np.asarray(array, np.float32)
+            elif task.frozen_dtype is not None:  # leaf by leaf: never a second copy of the tree
+                array = np.asarray(array).astype(task.frozen_dtype)
+            created[name] = jax.device_put(array, leaves[name].sharding)
+        return names.unflatten({name: created[name] for name in leaves})
+
+    return create
 
 
 def abstract_state(trainable: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -38,11 +38,34 @@ LATER_LEAVES = MappingProxyType(
         "data.latents": "",
         "data.latents_stride": 0,
         "data.posterior": "mean",
+        "data.scene": "multimodal",
+        "data.questions": "both",
+        "data.objects": 5,
+        "data.observed_frames": 2,
+        "canvas.predict": (),
+        "loop.over": "block",
+        "loop.reinject": "none",
+        "loop.halting": "none",
+        "loop.backprop_rounds": 0,
+        "loop.self_distillation": False,
+        "loss.noised_fraction": 1.0,
+        "loss.weights": (),
+        "loss.balance": "fixed",
+        "loss.gradnorm_alpha": 0.0,
+        "loss.decoder_only": (),
+        "loss.ponder": 0.01,
         "eval.video_windows": 16,
         "eval.video_steps": 50,
         "eval.video_sampler": "ddim",
+        "eval.exit_threshold": 0.0,
     }
 )
+# The same of whole sections, which their tasks do not read.
+LATER_SECTIONS = MappingProxyType(
+    {"model": {"width": 64, "depth": 3, "heads": 4, "decoder": "mlp", "region_decoders": ()}}
+)
+# Holds the workdirs of runs that were trained with --seeds, by seed.
+SEEDS_FOLDER = "seeds"
 # The part of the provenance that must not change: what the data and the frozen weights are.
 FINGERPRINTS = "fingerprints"
 # The part of it on windows that were encoded before training, by member.
@@ -56,9 +79,12 @@ def plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_later_leaves(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved config, plain, with the leaves that came after it; sections it lacks stay away."""
-    found = plain(saved)
-    for key, value in LATER_LEAVES.items():
+    """A saved config, plain, with the leaves and sections that came after it.
+
+    Sections that it lacks without being older than they are stay away.
+    """
+    found = plain(LATER_SECTIONS) | plain(saved)
+    for key, value in plain(LATER_LEAVES).items():
         section, leaf = key.split(".")
         if section in found:
             found[section].setdefault(leaf, value)
@@ -149,7 +175,7 @@ class Workdir:
 
         Raises:
             ValueError: it was made with another config, other fingerprints or other encoded
-                windows, or it holds a run without its config.json.
+                windows, or it holds several seeds, or a run without its config.json.
         """
         if self.config_file.exists():
             saved, before = self.read()
@@ -167,6 +193,11 @@ class Workdir:
                     f"{', encoded otherwise' if was == now else ''}; expected what the run began "
                     "with"
                 )
+        elif (self.path / SEEDS_FOLDER).is_dir():
+            raise ValueError(
+                f"{self.path} holds runs of several seeds: expected --seeds, or the folder of one "
+                f"of them, {self.path / SEEDS_FOLDER}/SEED"
+            )
         elif self.metrics_file.exists() or self.checkpoints.exists():
             raise ValueError(
                 f"{self.path} holds a run but no {self.config_file.name}: "

@@ -84,6 +84,28 @@ def test_sharded_step_equals_one_device(single, data, fsdp, shard):
         np.testing.assert_allclose(grads[name], grad, atol=1e-5, rtol=0, err_msg=name)
 
 
+def test_the_loss_is_told_the_step():
+    """Finished updates, in the batch; two steps of a loss that is nothing else."""
+
+    def loss(params, batch, rng, rounds):
+        bias = params["head"]["bias"]
+        return jnp.sum(bias) * batch["step"], {"step": batch["step"] + 0.5}
+
+    mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
+    task, tx = toy.make_task(loss=loss), optax.sgd(1.0)
+    wanted = state_lib.abstract_params(task, mesh, rules=toy.RULES)
+    params = state_lib.create_params(task, wanted, pretrained={}, seed=SEED)
+    trainable, frozen = state_lib.partition(params, task.trainable)
+    like = state_lib.abstract_state(state_lib.partition(wanted, task.trainable)[0], tx, mesh)
+    state = state_lib.create_state(trainable, tx, like=like)
+    step = make_train_step(task, tx, lambda step: 1.0, seed=SEED, like=like)
+    batch = sharding.put_batch(next(toy.ToyBatches()), sharding.batch_shapes(task.batch_spec, mesh))
+    for finished in range(3):
+        state, metrics = step(state, frozen, batch, rounds=1)
+        assert metrics["step"] == finished + 0.5
+    np.testing.assert_array_equal(state.trainable["head"]["bias"], [-3.0] * toy.OUT)  # -(0 + 1 + 2)
+
+
 def test_rounds_are_static_and_matter(single):
     mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     assert one_step(mesh, rounds=2)[2]["loss"] != single[2]["loss"]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import pathlib
 
 import pytest
 
-from roam_jax.train.workdir import Workdir, differences
+from roam_jax.cli.arguments import leaf_items, load_config
+from roam_jax.train.workdir import Workdir, differences, plain, with_later_leaves
 from tests.train import toy
 
 PROVENANCE = {"git": "abc", "fingerprints": {"data": "d1", "vae": "v1"}}
@@ -57,6 +59,23 @@ def test_a_run_of_an_earlier_version_resumes(folder):
         folder.require(config, PROVENANCE)
 
 
+def test_a_run_from_before_the_canvas_model_resumes(tmp_path):
+    """Its config.json, as that version wrote it, has no leaf more or less after completion."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    saved = (root / "tests/golden/config_before_canvas.json").read_text()
+    (tmp_path / "config.json").write_text(saved)
+    config = load_config(str(root / "configs/bridge_3loop.py:tiny"))
+    assert not differences(with_later_leaves(json.loads(saved)["config"]), plain(config))
+    Workdir(tmp_path).require(config, {})
+    changes = {"loop.reinject": "scalar", "model.width": 8, "canvas.predict": ("video",)}
+    for key, value in changes.items():
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict({key: value})
+        assert dict(leaf_items(other))[key] == value
+        with pytest.raises(ValueError, match=f"another config: {key}: .* -> "):
+            Workdir(tmp_path).require(other, {})
+
+
 def test_what_only_changes_the_log_may_differ(folder):
     folder.require(toy.make_config(log_every=7, save_every=8, eval_every=9, keep=1), PROVENANCE)
 
@@ -96,6 +115,14 @@ def test_a_run_without_config_is_refused(folder):
     folder.metrics_file.write_text("")
     folder.config_file.unlink()
     with pytest.raises(ValueError, match=r"holds a run but no config\.json"):
+        folder.require(toy.make_config(), {})
+
+
+def test_a_folder_of_several_seeds_is_refused(folder):
+    folder.config_file.unlink()
+    (folder.path / "seeds").mkdir()
+    message = f"holds runs of several seeds: expected --seeds, or .* {folder.path}/seeds/SEED"
+    with pytest.raises(ValueError, match=message):
         folder.require(toy.make_config(), {})
 
 
