@@ -1,12 +1,14 @@
 """Every config is locked, read and refused where it is wrong."""
 
 import ast
+import dataclasses
 import pathlib
 
 import pytest
 
-from configs import defaults
+from configs import canvas_toy, defaults
 from roam_jax.cli.arguments import leaf_items, load_config, override
+from roam_jax.model.loop_options import LoopOptions
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = [
@@ -16,6 +18,12 @@ CONFIGS = [
     "configs/bridge_mixture.py:tiny",
     "configs/tiny_vae.py",
     "configs/tiny_backbone.py",
+    *(
+        f"configs/canvas_toy.py{variant}"
+        for variant in ("", *(f":{name}" for name in canvas_toy.VARIANTS))
+    ),
+    "configs/canvas_contact.py",
+    "configs/canvas_contact.py:tiny",
     *(
         f"configs/topology/{path.name}{variant}"
         for path in sorted((ROOT / "configs/topology").glob("[!_]*.py"))
@@ -38,7 +46,8 @@ def names_read() -> set[str]:
             if isinstance(node, ast.Attribute):
                 owner = last_name(node.value)
                 found.add(f"{sections.get(owner, owner)}.{node.attr}")
-    return found
+    # Taken by name in `LoopOptions.from_section`, which refuses a leaf that is not there.
+    return found | {f"loop.{field.name}" for field in dataclasses.fields(LoopOptions)}
 
 
 def last_name(node: ast.AST) -> str | None:

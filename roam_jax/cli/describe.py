@@ -50,10 +50,15 @@ def main(argv: Sequence[str]) -> None:
 
     # Imported late, so that --help and a mistyped key answer at once.
     if options.what == "data":
-        from roam_jax.cli.describe_data import describe_data
-
         if options.out:
             make_folder(options.out)
+        if config.train.task == "canvas":
+            from roam_jax.cli.describe_scene import describe_scene
+
+            describe_scene(options.config, config, options.out)
+            return
+        from roam_jax.cli.describe_data import describe_data
+
         describe_data(options.config, config, options.out)
     else:
         describe_model(options.config, config, options.out, compile_step=options.compile)
@@ -125,6 +130,7 @@ def describe_model(
     from roam_jax.cli.describe_text import report_lines
     from roam_jax.evaluate.description import describe
     from roam_jax.evaluate.step_cost import compiled_bytes
+    from roam_jax.tasks.canvas import SceneModel
     from roam_jax.tasks.graft import GraftModel
     from roam_jax.tasks.sketch import sketch
 
@@ -139,7 +145,7 @@ def describe_model(
     print("\n".join(report_lines(report)))
     if out:
         write_json(out, report)
-        if isinstance(sketched.model, GraftModel):
+        if isinstance(sketched.model, GraftModel | SceneModel):
             module = sketched.model.module
             draw_canvas(out, module.layout, module.topology, report)
 

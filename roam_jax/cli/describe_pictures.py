@@ -37,17 +37,17 @@ def draw_canvas(
         out: the folder.
         layout: the canvas.
         topology: its edges; without, there is one picture.
-        report: with its "plan" and "slices"; the slice that leaves least is drawn.
+        report: with its "plan" and, of a graft, "slices"; the slice that leaves least is drawn.
     """
     pictures = {"canvas.png": lambda path: draw_layout(path, layout)}
     if topology is not None:
         pictures["topology.png"] = lambda path: draw_topology(path, layout, topology)
         pictures["mask.png"] = lambda path: draw_mask(path, layout, topology)
-        plan, slices = report["topology"]["plan"], report["topology"]["slices"]
+        plan, slices = report["topology"]["plan"], report["topology"].get("slices")
         if "refused" not in plan:
             compiled = compile_plan(layout, topology)
             pictures["plan.png"] = lambda path: draw_plan(path, layout, compiled)
-        if slices["wanted"]:
+        if slices and slices["wanted"]:
             least = min(slices["wanted"], key=lambda row: row["cell_share"])["regions"]
             times = slices["applications"]
             sliced = slice_canvas(topology, layout, least, applications=times)

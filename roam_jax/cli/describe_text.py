@@ -25,6 +25,7 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if "canvas" in report:
         yield ""
         yield from region_lines(report["canvas"])
+        yield from cell_lines(report["canvas"].get("cells_of", ()))
         yield ""
         yield from topology_lines(report)
     yield ""
@@ -35,7 +36,8 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from flop_lines(report["flops"], config)
     yield ""
     kept = {row["rounds"]: row["kept_bytes"] for row in report["flops"]["rounds"]}
-    yield from byte_lines(report["bytes"], report["backend"], kept=kept)
+    encodes = report["flops"]["vae_encoding"] > 0
+    yield from byte_lines(report["bytes"], report["backend"], kept=kept, encodes=encodes)
 
 
 def topology_lines(report: Mapping[str, Any]) -> Iterator[str]:
@@ -44,7 +46,8 @@ def topology_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from edge_lines(topology, [region["name"] for region in report["canvas"]["regions"]])
     yield ""
     yield from plan_lines(topology["plan"])
-    yield from slice_lines(topology["slices"])
+    if "slices" in topology:  # a canvas model always computes all its cells
+        yield from slice_lines(topology["slices"])
 
 
 def region_lines(canvas: Mapping[str, Any]) -> Iterator[str]:
@@ -65,6 +68,19 @@ def region_lines(canvas: Mapping[str, Any]) -> Iterator[str]:
             f"  {region['name']:<{name_width}}{region['cells']:>7,}  {box:<20}"
             f"{region['period']:>6}  {_frames(region['real_frames']):<14}{start:<16}{weight:>11}"
         )
+
+
+def cell_lines(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for what each region of a canvas model holds; none of a graft."""
+    if not cells:
+        return
+    width = _width(row["name"] for row in cells)
+    yield f"  {'region':<{width}}{'cells of':<12}{'numbers':>8}  {'learned by':<16}{'decoder':<11}"
+    for row in cells:
+        yield (
+            f"  {row['name']:<{width}}{row['kind']:<12}{row['features'] or '-':>8}  "
+            f"{row['objective'] or '-':<16}{row['decoder'] or '-':<11}"
+        ).rstrip()
 
 
 def _frames(frames: Sequence[int]) -> str:
@@ -196,9 +212,10 @@ def policy_lines(policies: Mapping[str, Mapping[str, int]], *, chosen: str) -> I
 
 def flop_lines(flops: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """FLOPs of a step by pass, for each number of rounds, and by part for the last."""
-    batch = config["train"]["batch_size"]
-    yield f"FLOPs of a training step of {batch} windows: matrix products and convolutions, traced"
-    columns = ("forward", "recomputed", "backward", "step", "a window")
+    batch, canvas = config["train"]["batch_size"], config["train"]["task"] == "canvas"
+    rows = "examples" if canvas else "windows"
+    yield f"FLOPs of a training step of {batch} {rows}: matrix products and convolutions, traced"
+    columns = ("forward", "recomputed", "backward", "step", "an example" if canvas else "a window")
     yield f"  {'rounds':<8}{''.join(f'{name:>14}' for name in columns)}"
     for row in flops["rounds"]:
         passes = [row["passes"].get(name, 0) for name in columns[:3]]
@@ -219,9 +236,16 @@ def flop_lines(flops: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[
 
 
 def byte_lines(
-    sizes: Mapping[str, Any], backend: str, *, kept: Mapping[int | None, int]
+    sizes: Mapping[str, Any], backend: str, *, kept: Mapping[int | None, int], encodes: bool
 ) -> Iterator[str]:
-    """Bytes of a step on each device; `kept` for the backward pass by all, by rounds."""
+    """Bytes of a step on each device.
+
+    Args:
+        sizes: of the report.
+        backend: that the step was traced for.
+        kept: number of rounds -> kept for the backward pass by all devices.
+        encodes: whether a step may encode videos.
+    """
     mesh, device = sizes["mesh"], sizes["device"]
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
     yield f"bytes on each device of a mesh {shape} (an axis of -1 counts as 1)"
@@ -230,7 +254,7 @@ def byte_lines(
         "trained": "weights that train, float32",
         "gradients": "their gradients",
         "moments": "their two moments",
-        "batch": "one batch, frames as uint8",
+        "batch": "one batch as it is sent",
         "kept": f"kept for the backward pass, traced for {backend}",
     }
     for name, about in meaning.items():
@@ -242,7 +266,8 @@ def byte_lines(
         yield from textwrap.wrap(
             f"  kept by rounds, MiB: {by_rounds}", WIDTH, subsequent_indent="    "
         )
-    yield "  (on top: what one block and one attention tile recompute, and the VAE's encoding)"
+    vae = ", and the VAE's encoding" if encodes else ""
+    yield f"  (on top: what one block and one attention tile recompute{vae})"
     if "compiled" in sizes:
         compiled = sizes["compiled"]
         yield (

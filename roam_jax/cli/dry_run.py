@@ -7,22 +7,38 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from roam_jax.cli.describe_scene import draw_some_examples, scene_lines
 from roam_jax.cli.describe_text import batch_lines, parameter_lines
 from roam_jax.contracts import Batch
 from roam_jax.data.loader import make_loader
-from roam_jax.evaluate.parameters import count_parameters, stored_parameters
+from roam_jax.evaluate.parameters import (
+    CANVAS_GROUPS,
+    GROUPS,
+    count_parameters,
+    stored_parameters,
+)
 from roam_jax.evaluate.pictures import window_titles
 from roam_jax.evaluate.splits import own_dimensions
 from roam_jax.tasks.build import Experiment
+from roam_jax.tasks.experiment import Trainable
+from roam_jax.tasks.scene_build import SceneExperiment
 from roam_jax.viz.batch import draw_windows
 
 WINDOWS_DRAWN = 3
 
 
-def describe_run(experiment: Experiment) -> Iterator[str]:
+def describe_run(experiment: Trainable) -> Iterator[str]:
     """Lines of the report: parameters and bytes by group, data, batch shapes."""
-    task = experiment.task
-    yield from parameter_lines(count_parameters(stored_parameters(task), task.trainable))
+    task, canvas = experiment.task, isinstance(experiment, SceneExperiment)
+    groups = CANVAS_GROUPS if canvas else GROUPS
+    yield from parameter_lines(
+        count_parameters(stored_parameters(task), task.trainable, groups=groups)
+    )
+    yield from (scene_lines(experiment.model) if canvas else _data_lines(experiment))
+    yield from batch_lines(task.batch_spec)
+
+
+def _data_lines(experiment: Experiment) -> Iterator[str]:
     width = 1 + max(5, *map(len, experiment.splits))
     for name, source in experiment.splits.items():
         about = source.describe()
@@ -38,16 +54,19 @@ def describe_run(experiment: Experiment) -> Iterator[str]:
             f"latents: {about['windows']:,} windows, {about['copies']} of each, in "
             f"{about['folder']} ({about['bytes'] / 1e6:,.1f} MB)"
         )
-    yield from batch_lines(task.batch_spec)
 
 
-def dry_run(experiment: Experiment, workdir: pathlib.Path) -> None:
+def dry_run(experiment: Trainable, workdir: pathlib.Path) -> None:
     """Prints the report and draws the first training windows to workdir/first_batch.png."""
     for line in describe_run(experiment):
         print(line)
     workdir.mkdir(parents=True, exist_ok=True)
     picture = workdir / "first_batch.png"
-    draw_first_batch(experiment, picture)
+    if isinstance(experiment, SceneExperiment):
+        batch = next(experiment.batches())
+        draw_some_examples(picture, experiment.model, batch, title="train example")
+    else:
+        draw_first_batch(experiment, picture)
     print(f"picture: {picture}")
 
 

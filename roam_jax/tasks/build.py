@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import json
-import pathlib
-import subprocess
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +18,6 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from roam_jax.axes import MESH_AXES
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.contracts import ArraySpec, Batch, Task, TimeSpec
 from roam_jax.data.latent_cache import CachedLatents
@@ -36,6 +32,7 @@ from roam_jax.tasks import graft_task, vae, video
 from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import LATENT_FIELDS, LOGVAR
 from roam_jax.tasks.datasets import STATISTICS, data_fingerprints, open_data
+from roam_jax.tasks.experiment import Trainable, check_run, code_provenance, run_rounds
 from roam_jax.tasks.latents import (
     encoded,
     make_encoder,
@@ -44,11 +41,11 @@ from roam_jax.tasks.latents import (
     refuse_changing,
     sampling,
 )
+from roam_jax.tasks.scene_build import scene_experiment
 from roam_jax.train import sharding
 from roam_jax.train.curriculum import Curriculum
 
 ENCODE_BATCH = 8
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "roam-jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +73,7 @@ class Experiment:
     @property
     def rounds(self) -> Curriculum:
         """Rounds of every training step."""
-        return _rounds(self.config)
+        return run_rounds(self.config)
 
     @property
     def splits(self) -> dict[str, WindowSource]:
@@ -144,8 +141,7 @@ class Experiment:
     def provenance(self) -> dict[str, Any]:
         """What a later reader needs to know of where a run came from."""
         return {
-            "git_commit": _git_commit(),
-            "packages": {name: _version(name) for name in PACKAGES},
+            **code_provenance(),
             "data": {split: source.describe() for split, source in self.splits.items()},
             "fingerprints": dict(self.fingerprints),
             "latents": {
@@ -158,16 +154,21 @@ class Experiment:
 
 def build(
     config: ml_collections.ConfigDict, known: Mapping[str, RobotStatistics] = MappingProxyType({})
-) -> Experiment:
+) -> Trainable:
     """Opens the data and builds the task that `train.task` names.
 
     Args:
         config: the whole config.
         known: scaling that a run began with, by member; see `open_members`.
 
+    Returns:
+        An `Experiment`, or of a canvas model a `SceneExperiment`.
+
     Raises:
         FileNotFoundError, ValueError: data, weights or config do not fit; the message names what.
     """
+    if config.train.task == "canvas":
+        return scene_experiment(config)
     make_task = task_maker(config)
     _require_paths(config)
     time = TimeSpec(config.data.frames, config.canvas.t_current)
@@ -196,42 +197,16 @@ def task_maker(
 ) -> Callable[..., tuple[Any, Task, sharding.Rules]]:
     """From (config, time, batch spec) to model, task and sharding rules, for `train.task`.
 
+    Not for a canvas model, see `scene_build`.
+
     Raises:
         ValueError: no such task, or a run that no machine could start.
     """
     makers = {"graft": _graft, "video": _video, "vae": _vae}
-    check_choice("train.task", config.train.task, makers)
-    _check_run(config)
-    return makers[config.train.task]
-
-
-def _check_run(config: ml_collections.ConfigDict) -> None:
-    """Refuses what neither data nor weights nor devices could make right."""
-    _rounds(config)
+    check_choice("train.task", config.train.task, [*makers, "canvas"])
+    check_run(config)
     check_seed(config.seed)
-    if config.train.batch_size < 1:
-        raise ValueError(f"train.batch_size = {config.train.batch_size}: expected at least 1")
-    sizes = {axis: config.mesh[axis] for axis in MESH_AXES}
-    for axis, size in sizes.items():
-        if size < 1 and size != -1:
-            raise ValueError(f"mesh.{axis} = {size}: expected at least 1, or -1 for the rest")
-    if all(size == -1 for size in sizes.values()):
-        given = ", ".join(f"mesh.{axis} = -1" for axis in sizes)
-        raise ValueError(f"{given}: expected at most one -1, for the rest")
-
-
-def _rounds(config: ml_collections.ConfigDict) -> Curriculum:
-    """Rounds of every step; always one in a model without loops."""
-    loop, train = config.loop, config.train
-    if train.task == "graft":
-        # A config that was read from JSON has a list.
-        return Curriculum(loop.rounds, tuple(loop.curriculum), steps=train.steps)
-    if loop.curriculum:
-        raise ValueError(
-            f"loop.curriculum = {loop.curriculum}: train.task = {train.task} has no loop, "
-            "expected ()"
-        )
-    return Curriculum(1, (), steps=train.steps)
+    return makers[config.train.task]
 
 
 def _with_latents(
@@ -318,19 +293,3 @@ def _video(config, time: TimeSpec, spec: dict[str, ArraySpec]):
 def _vae(config, time: TimeSpec, spec: dict[str, ArraySpec]):
     model, task = vae.vae_task(config, batch_spec=spec)
     return model, task, vae.SHARDING_RULES
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _git_commit() -> str | None:
-    """Commit of the checkout that runs; None outside one."""
-    root = pathlib.Path(__file__).resolve().parent
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None

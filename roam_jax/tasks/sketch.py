@@ -26,6 +26,7 @@ from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import FIRST_CAMERA, open_backbone
 from roam_jax.tasks.build import encoded, task_maker
 from roam_jax.tasks.datasets import dataset_choices
+from roam_jax.tasks.scene_build import scene_experiment
 from roam_jax.train import sharding
 
 
@@ -35,15 +36,15 @@ class Sketch:
 
     Args:
         config: the whole config.
-        time: alignment of the window.
-        model: a `GraftModel`, `VideoModel` or `VAEModel`.
-        task: the trainer's view of it, on batches that bring frames.
+        time: alignment of the window; None of a canvas model.
+        model: a `GraftModel`, `VideoModel`, `VAEModel` or `SceneModel`.
+        task: the trainer's view of it, on batches that bring frames, or numbers of examples.
         rules: sharding rules of its parameters.
         assumed: a sentence for each thing that the config leaves open.
     """
 
     config: ml_collections.ConfigDict
-    time: TimeSpec
+    time: TimeSpec | None
     model: Any
     task: Task
     rules: sharding.Rules
@@ -80,6 +81,9 @@ def sketch(
     Raises:
         FileNotFoundError, ValueError: a path leads nowhere, or a value of the config does not fit.
     """
+    if config.train.task == "canvas":
+        made = scene_experiment(config)
+        return Sketch(config, None, made.model, made.task, made.rules, ())
     make_task = task_maker(config)
     time = TimeSpec(config.data.frames, config.canvas.t_current)
     model, task, rules = make_task(

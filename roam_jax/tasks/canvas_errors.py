@@ -1,0 +1,47 @@
+"""Errors of predicted regions by row, and how far two predictions lie apart."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def row_errors(objective: str, output: Float[Array, "B N A"], target: Array) -> Float[Array, " B"]:
+    """Mean square over cells and numbers, or cross-entropy in nats over cells.
+
+    Args:
+        objective: classification, or another.
+        output: velocities, values, or logits.
+        target: (B, N, A), or tokens (B, N).
+    """
+    if objective == "classification":
+        return cross_entropy(output, target).mean(axis=1)
+    return jnp.square(output - target).mean(axis=(1, 2))
+
+
+def cross_entropy(logits: Float[Array, "B N A"], tokens: Int[Array, "B N"]) -> Float[Array, "B N"]:
+    """-log of the chance of each cell's token, in nats."""
+    chances = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(chances, tokens[..., None], axis=-1)[..., 0]
+
+
+def distance(
+    objective: str, output: Float[Array, "B N A"], teacher: Float[Array, "B N A"]
+) -> Float[Array, " B"]:
+    """By row, how far an output is from another: mean square, or divergence of the classes.
+
+    Args:
+        objective: classification, or another.
+        output, teacher: velocities, values, or logits. Of logits it is KL(teacher | output) in
+            nats, cross-entropy with the teacher's chances less what no output could mend.
+    """
+    if objective != "classification":
+        return row_errors(objective, output, teacher)
+    wanted, found = jax.nn.log_softmax(teacher), jax.nn.log_softmax(output)
+    return (jnp.exp(wanted) * (wanted - found)).sum(axis=-1).mean(axis=1)
+
+
+def mean_over(errors: Float[Array, " B"], counts: Bool[Array, " B"]) -> Float[Array, ""]:
+    """Mean over the rows that count; 0 where none does."""
+    return jnp.where(counts, errors, 0).sum() / jnp.maximum(counts.sum(), 1)
