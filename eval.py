@@ -4,6 +4,7 @@ python eval.py --workdir runs/tiny
 python eval.py --workdir runs/tiny --step 100 --rounds 1,2,3 --config.eval.windows=0
 python eval.py --workdir runs/tiny --rounds 1,2,3,4,6 --extrapolate last
 python eval.py --workdir runs/tiny --metrics actions,video
+python eval.py --workdir runs/seeds    (of `train.py --seeds`: every seed, and one table of them)
 """
 
 import argparse
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
         "--workdir",
         required=True,
         type=pathlib.Path,
-        help="folder of the run, or a model directory",
+        help="folder of a run or of its seeds, or a model directory",
     )
     parser.add_argument("--step", type=int, help="which checkpoint (default: the latest)")
     parser.add_argument(
@@ -55,9 +56,9 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = parse(parser, argv)
 
     # Imported late, so that --help answers at once.
-    from roam_jax.evaluate.run import evaluate_workdir, format_report
+    from roam_jax.evaluate.seeds import evaluate_folder, format_seeds
 
-    path = evaluate_workdir(
+    path = evaluate_folder(
         options.workdir,
         step=options.step,
         rounds=options.rounds,
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
         overrides=functools.partial(override, arguments=overrides),
     )
     report = json.loads(path.read_text())
-    print(format_report(report))
+    print(format_seeds(report))
     print(f"report:   {path}")
     for kind, ending in (("picture", "png"), ("video", "mp4")):
         for file in sorted(path.parent.glob(f"{report['step']}_*.{ending}")):

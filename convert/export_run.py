@@ -73,6 +73,12 @@ def export_run(
             f"{workdir}: train.task = {task!r} trained no graft, so it cannot be written as "
             f"{form!r}; expected --as {DIFFUSERS}"
         )
+    if task == "canvas":
+        raise ValueError(
+            f"{workdir}: a canvas model (train.task = 'canvas') has no form of another package; "
+            "expected a run of train.task = graft, video or vae. Its parameters lie in the "
+            "checkpoints"
+        )
     run = open_saved(workdir, step=step, overrides=overrides)
     return _pretrained(run.experiment, run.params, dst, step=run.step)
 

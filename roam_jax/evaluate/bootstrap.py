@@ -55,18 +55,48 @@ def estimate_mean(
     """
     if not len(values):
         raise ValueError("bootstrap of 0 windows: expected at least 1")
+    _, owner = np.unique(episodes, return_inverse=True)
+    return _ratio(np.bincount(owner, weights=values), np.bincount(owner), resamples)
+
+
+def estimate_ratio(
+    parts: Float[np.ndarray, " examples"],
+    wholes: Float[np.ndarray, " examples"],
+    *,
+    resamples: int,
+) -> Estimate:
+    """Ratio of two sums over independent examples, such as an F1 score, with its interval.
+
+    Args:
+        parts: what each example adds above, such as twice its hits.
+        wholes: what it adds below, 0 or more, such as twice its hits and all of its mistakes. Where
+            nothing is below, there is nothing above either, and the ratio is 0.
+        resamples: how many.
+
+    Raises:
+        ValueError: no example, or no resample.
+    """
+    if not len(parts):
+        raise ValueError("bootstrap of 0 examples: expected at least 1")
+    return _ratio(np.asarray(parts, float), np.asarray(wholes, float), resamples)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray, resamples: int) -> Estimate:
+    """sum(sums) / sum(counts) with an interval, of what is drawn as a whole."""
     if resamples < 1:
         raise ValueError(f"eval.resamples = {resamples}: expected at least 1")
-    _, owner = np.unique(episodes, return_inverse=True)
-    sums, counts = np.bincount(owner, weights=values), np.bincount(owner)
-    mean = float(sums.sum() / counts.sum())
+    mean = _divide(sums.sum(), counts.sum())
     if len(sums) == 1:
         return Estimate(mean, None)
     means = np.empty(resamples)
     rng = np.random.default_rng(SEED)
     for i in range(resamples):  # one at a time, so memory does not grow with episodes x resamples
         drawn = rng.integers(len(sums), size=len(sums))
-        means[i] = sums[drawn].sum() / counts[drawn].sum()
+        means[i] = _divide(sums[drawn].sum(), counts[drawn].sum())
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
     return Estimate(mean, (float(low), float(high)))
+
+
+def _divide(part: np.number, whole: np.number) -> float:
+    return float(part / whole) if whole else 0.0

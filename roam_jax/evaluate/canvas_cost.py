@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from roam_jax.canvas.kinds import NONE_KIND, SOFTMAX_KINDS
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.topology import CanvasTopology, frame_weights, segment_sizes
+from roam_jax.model.cells import CellRegion
 from roam_jax.viz.edges import time_label
 
 
@@ -46,6 +48,11 @@ def describe_regions(layout: CanvasLayout) -> list[dict]:
         }
         for name, spec in layout.regions.items()
     ]
+
+
+def describe_cells(regions: Sequence[CellRegion]) -> list[dict]:
+    """What each region of a canvas model holds and predicts, ready for JSON."""
+    return [dataclasses.asdict(region) for region in regions]
 
 
 def describe_topology(layout: CanvasLayout, topology: CanvasTopology) -> dict:

@@ -26,6 +26,7 @@ from roam_jax.evaluate.rounds import choose_rounds, round_title
 from roam_jax.evaluate.splits import file_name
 from roam_jax.evaluate.video_quality import ABSENT, METRICS, frame_quality, quality_figures
 from roam_jax.evaluate.windows import PURE_NOISE, SEED, map_windows, spread_windows
+from roam_jax.model.loop_options import exit_threshold
 from roam_jax.spelling import check_choice
 from roam_jax.tasks.build import Experiment
 from roam_jax.tasks.graft_sampling import sample_jointly
@@ -48,13 +49,20 @@ class ContinuationSampler:
         predictor: of the model; encodes and decodes.
         sampler: kind and steps.
         extrapolate: "last" allows more rounds than were trained.
+        threshold: as for `GraftPredictor`.
     """
 
     def __init__(
-        self, predictor: GraftPredictor, sampler: Sampler, *, extrapolate: str | None = None
+        self,
+        predictor: GraftPredictor,
+        sampler: Sampler,
+        *,
+        extrapolate: str | None = None,
+        threshold: float | None = None,
     ):
         self._predictor, self._model = predictor, predictor.model
-        self._sampler, self._extrapolate = sampler, extrapolate
+        self._sampler = sampler
+        self._options = {"extrapolate": extrapolate, "threshold": threshold}
         self._sample = jax.jit(self._sample_windows, static_argnames="rounds")
 
     def sample(
@@ -89,7 +97,7 @@ class ContinuationSampler:
                 sampler=self._sampler,
                 step_noise_key=key,
                 rounds=rounds,
-                extrapolate=self._extrapolate,
+                **self._options,
                 **noise,
             )
             return found["latents"][0]
@@ -105,7 +113,8 @@ class ContinuationEvaluation:
         extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
 
     Raises:
-        ValueError: `eval.video_steps` or `eval.video_sampler` is out of range.
+        ValueError: `eval.video_steps`, `eval.video_sampler` or `eval.exit_threshold` is out of
+            range.
     """
 
     def __init__(self, experiment: Experiment, *, extrapolate: str | None = None):
@@ -117,7 +126,12 @@ class ContinuationEvaluation:
             raise ValueError(f"eval.video_steps = {steps}: expected 1..{model.schedule.steps}")
         self._predictor = GraftPredictor(model)
         self._sampler = ContinuationSampler(
-            self._predictor, Sampler(kind, steps, model.schedule), extrapolate=extrapolate
+            self._predictor,
+            Sampler(kind, steps, model.schedule),
+            extrapolate=extrapolate,
+            threshold=exit_threshold(
+                self._settings.exit_threshold, halting=experiment.config.loop.halting
+            ),
         )
         # Split -> window -> its frames by version, episode and start.
         self._shown: dict[str, dict[int, tuple]] = {}

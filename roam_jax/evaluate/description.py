@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -15,9 +16,12 @@ from roam_jax.contracts import VIDEO_FIELDS
 from roam_jax.evaluate.canvas_cost import (
     changes_to_backbone,
     describe_canvas,
+    describe_cells,
     describe_topology,
 )
 from roam_jax.evaluate.parameters import (
+    CANVAS_GROUPS,
+    GROUPS,
     Stored,
     count_parameters,
     stored_parameters,
@@ -25,6 +29,7 @@ from roam_jax.evaluate.parameters import (
 )
 from roam_jax.evaluate.plan_cost import describe_plan, describe_slices
 from roam_jax.evaluate.step_cost import device_bytes, mesh_sizes, trace_flops, trace_step
+from roam_jax.tasks.canvas import SceneModel
 from roam_jax.tasks.graft import GraftModel
 from roam_jax.tasks.sketch import Sketch
 from roam_jax.train import names
@@ -35,16 +40,24 @@ def describe(sketch: Sketch) -> dict[str, Any]:
     """A report ready for JSON. Traces the step for each number of rounds; allocates nothing.
 
     Returns:
-        "config", "assumed", "parameters" (groups, policies), "batch", "flops" (rounds,
-        vae_encoding) and "bytes"; for a graft also "canvas" (grid, regions) and "topology" (edges,
-        pairs, share, changes_to_backbone, plan, slices).
+        "config", "assumed", "parameters" (groups), "batch", "flops" (rounds, vae_encoding) and
+        "bytes"; for a graft and a canvas model also "canvas" (grid, regions) and "topology" (edges,
+        pairs, share, plan; of a graft changes_to_backbone, slices); for a graft "parameters" has
+        "policies", for a canvas model "canvas" has "cells_of" (what each region holds and
+        predicts).
     """
     stored = stored_parameters(sketch.task)
     report = {
         "config": plain(sketch.config),
         "backend": jax.default_backend(),
         "assumed": list(sketch.assumed),
-        "parameters": {"groups": count_parameters(stored, sketch.task.trainable)},
+        "parameters": {
+            "groups": count_parameters(
+                stored,
+                sketch.task.trainable,
+                groups=CANVAS_GROUPS if isinstance(sketch.model, SceneModel) else GROUPS,
+            )
+        },
         "batch": {
             name: {"shape": list(spec.shape), "dtype": np.dtype(spec.dtype).name}
             for name, spec in sketch.task.batch_spec.items()
@@ -54,6 +67,8 @@ def describe(sketch: Sketch) -> dict[str, Any]:
         report |= _canvas(sketch.model)
         policies = {policy: trainable_patterns(policy) for policy in FREEZE_POLICIES}
         report["parameters"]["policies"] = trained_by_policy(stored, policies)
+    if isinstance(sketch.model, SceneModel):
+        report |= _scene(sketch.model)
     return report | _costs(sketch, stored)
 
 
@@ -81,6 +96,20 @@ def _canvas(model: GraftModel) -> dict[str, Any]:
     }
 
 
+def _scene(model: SceneModel) -> dict[str, Any]:
+    """Canvas and topology of a canvas model."""
+    module = model.module
+    layout, topology = module.layout, module.topology
+    plan = describe_plan(layout, topology, heads=module.heads, width=layout.d_model // module.heads)
+    # An output is predicted in all of its frames, whenever "now" is.
+    canvas = describe_canvas(dataclasses.replace(layout, t_current=0))
+    cells = describe_cells(module.regions)
+    return {
+        "canvas": {**canvas, "t_current": layout.t_current, "cells_of": cells},
+        "topology": {**describe_topology(layout, topology), "plan": plan},
+    }
+
+
 def _wanted(model: GraftModel) -> dict[str, tuple[str, ...]]:
     """Regions that training and action-only inference want, of those that are sliced."""
     config, layout = model.module.graft_config, model.module.layout
@@ -100,7 +129,7 @@ def _costs(sketch: Sketch, stored: Stored) -> dict[str, Any]:
     sizes = mesh_sizes(sketch.config.mesh)
     held = device_bytes(sketch.task, stored, rules=sketch.rules, axis_sizes=sizes)
     last = sketch.config.loop.rounds
-    looped = isinstance(sketch.model, GraftModel)
+    looped = isinstance(sketch.model, GraftModel | SceneModel)
     traces = [trace_step(task, stored, rounds=r) for r in range(1 if looped else last, last + 1)]
     held["kept"] = traces[-1].kept // math.prod(sizes.values())
     return {

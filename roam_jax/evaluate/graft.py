@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from roam_jax.cogvideox.graft import ALL
 from roam_jax.contracts import Batch, Params
 from roam_jax.data.windows import WindowSource
 from roam_jax.evaluate.actions import ActionWindows, action_figures, baseline_predictions
@@ -25,6 +26,7 @@ from roam_jax.evaluate.splits import by_member, own_dimensions, own_train_split
 from roam_jax.evaluate.streams import STREAMS, stream_figures
 from roam_jax.evaluate.video import bucket_figures
 from roam_jax.evaluate.windows import map_windows, spread_windows, timestep_buckets
+from roam_jax.model.loop_options import exit_threshold
 from roam_jax.tasks.build import Experiment
 from roam_jax.viz.buckets import draw_buckets
 
@@ -43,7 +45,7 @@ class GraftEvaluation:
         extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
 
     Raises:
-        ValueError: `eval.buckets` or `eval.action_steps` is out of range.
+        ValueError: `eval.buckets`, `eval.action_steps` or `eval.exit_threshold` is out of range.
     """
 
     def __init__(self, experiment: Experiment, *, extrapolate: str | None = None):
@@ -52,7 +54,12 @@ class GraftEvaluation:
         self._trained_rounds = experiment.config.loop.rounds
         self._extrapolate = extrapolate
         self._predictor = GraftPredictor(
-            experiment.model, action_steps=self._settings.action_steps, extrapolate=extrapolate
+            experiment.model,
+            action_steps=self._settings.action_steps,
+            extrapolate=extrapolate,
+            threshold=exit_threshold(
+                self._settings.exit_threshold, halting=experiment.config.loop.halting
+            ),
         )
         self._buckets = timestep_buckets(experiment.model.schedule.steps, self._settings.buckets)
 
@@ -86,6 +93,8 @@ class GraftEvaluation:
         metrics = {"action_mse": chunk["mse"]["mean"], "first_action_mse": first["mse"]["mean"]}
         if "gripper_accuracy" in chunk:
             metrics["gripper_accuracy"] = chunk["gripper_accuracy"]
+        if "rounds_used" in figures:
+            metrics["rounds_used"] = figures["rounds_used"][ALL]
         return {**metrics, "diffusion": figures["video"]["mse"]["mean"]}
 
     def draw(
@@ -189,7 +198,7 @@ class GraftEvaluation:
                 for part in VELOCITY_ERRORS
                 if part in one["errors"]
             },
-            "measures": round_figures(one["measures"]),
+            **round_figures(one["measures"]),
             "streams": {
                 name: stream_figures(
                     predicted,

@@ -19,6 +19,14 @@ GROUPS = {
     "vae": r"^(vae|encoder|decoder)/",  # the last two where the VAE itself trains
     "backbone": "",
 }
+# The same of a canvas model.
+CANVAS_GROUPS = {
+    "loop": r"^blocks/loop/",
+    "blocks": r"^(blocks|norm_out)/",
+    "encoders": r"^cells/",
+    "decoders": r"^decoders/",
+    "balance": "",
+}
 # float32 value, gradient, and Adam's two moments.
 BYTES_TRAINED = 16
 # How frozen weights were published, where no file is at hand to say it.
@@ -26,9 +34,9 @@ PUBLISHED = np.dtype(np.float16)
 Stored = Mapping[str, jax.ShapeDtypeStruct]
 
 
-def parameter_group(name: str) -> str:
-    """Which of `GROUPS` a parameter belongs to; "encoders" are those of the new cells."""
-    return next(group for group, pattern in GROUPS.items() if re.search(pattern, name))
+def parameter_group(name: str, groups: Mapping[str, str] = GROUPS) -> str:
+    """Which group a parameter belongs to; "encoders" are those of the new cells."""
+    return next(group for group, pattern in groups.items() if re.search(pattern, name))
 
 
 def stored_parameters(task: Task) -> Stored:
@@ -48,16 +56,19 @@ def stored_parameters(task: Task) -> Stored:
     return {n: jax.ShapeDtypeStruct(leaf.shape, dtype(n)) for n, leaf in shapes.items()}
 
 
-def count_parameters(stored: Stored, trainable: Sequence[str]) -> list[dict]:
+def count_parameters(
+    stored: Stored, trainable: Sequence[str], *, groups: Mapping[str, str] = GROUPS
+) -> list[dict]:
     """{"group", "trains", "count", "bytes"}, a group's trained and frozen parameters apart.
 
     Args:
         stored: from `stored_parameters`.
         trainable: regular expressions of what trains; its bytes include gradient and moments.
+        groups: `GROUPS`, or `CANVAS_GROUPS` of a canvas model.
     """
     rows: dict[tuple[str, bool], dict] = {}
     for name, leaf in stored.items():
-        key = parameter_group(name), names.matches(name, trainable)
+        key = parameter_group(name, groups), names.matches(name, trainable)
         empty = {"group": key[0], "trains": key[1], "count": 0, "bytes": 0}
         row = rows.setdefault(key, empty)
         row["count"] += leaf.size

@@ -29,6 +29,7 @@ from roam_jax.evaluate.observation import Observation, ObservationReader, per_wo
 from roam_jax.evaluate.predictor import draw_noise
 from roam_jax.evaluate.saved import Saved, read_saved
 from roam_jax.evaluate.windows import PURE_NOISE
+from roam_jax.model import loop_options
 from roam_jax.model.looped import check_rounds
 from roam_jax.tasks.datasets import EMBEDDED, dataset_choices
 from roam_jax.tasks.graft import GraftModel
@@ -54,6 +55,8 @@ class Policy:
         extrapolate: "last" allows more rounds than were trained.
         action_steps: denoising steps of diffused actions.
         step: training step that the parameters are of.
+        threshold: with learned halting, the stopped mass from which a cell stops for good; None =
+            never.
     """
 
     def __init__(
@@ -67,10 +70,12 @@ class Policy:
         extrapolate: str | None,
         action_steps: int,
         step: int,
+        threshold: float | None = None,
     ):
         self._model, self._params, self._reader = model, params, reader
         self._embed = functools.lru_cache(maxsize=INSTRUCTIONS_KEPT)(embed)
         self.rounds, self.action_steps, self.step = rounds, action_steps, step
+        self.exit_threshold = threshold
         self._extrapolate = extrapolate
         self._encode = jax.jit(self._encode_observed)
         self._act = jax.jit(self._predict_actions)
@@ -85,6 +90,7 @@ class Policy:
         action_steps: int | None = None,
         robot: str | None = None,
         extrapolate: str | None = None,
+        exit_threshold: float | None = None,
         overrides: Callable[[ml_collections.ConfigDict], None] | None = None,
     ) -> Policy:
         """Loads a policy from a run; its data does not have to be there.
@@ -97,6 +103,9 @@ class Policy:
                 `eval.action_steps` of the run. Other decoders take one.
             robot: whose actions are predicted, where a run has a mixture: a name of its members.
             extrapolate: "last" allows more rounds than were trained.
+            exit_threshold: with learned halting, the stopped mass, above 0 and at most 1, from
+                which a cell stops for good; 0 = all rounds run; None = `eval.exit_threshold` of
+                the run.
             overrides: changes the run's config in place, such as `backbone.path`; see `read_saved`.
 
         Raises:
@@ -119,6 +128,9 @@ class Policy:
         model = plan.model
         rounds = config.loop.rounds if rounds is None else rounds
         check_rounds(rounds, trained=config.loop.rounds, extrapolate=extrapolate)
+        if exit_threshold is None:
+            exit_threshold = config.eval.exit_threshold
+        threshold = loop_options.exit_threshold(exit_threshold, halting=config.loop.halting)
         if action_steps is None:
             action_steps = config.eval.action_steps if model.diffuses_actions else 1
         _check_action_steps(model, action_steps)
@@ -133,6 +145,7 @@ class Policy:
             embed=_embedder(saved, name),
             rounds=rounds,
             extrapolate=extrapolate,
+            threshold=threshold,
             action_steps=action_steps,
             step=step,
         )
@@ -230,6 +243,7 @@ class Policy:
             "timesteps": jnp.full(seeds.shape, pure),
             "rounds": self.rounds,
             "extrapolate": self._extrapolate,
+            "threshold": self.exit_threshold,
             "wanted": ("actions",),
         }
         if model.diffuses_actions:

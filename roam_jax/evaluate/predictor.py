@@ -33,17 +33,27 @@ class GraftPredictor:
         model: the model.
         action_steps: steps in which diffused actions are denoised when the policy is deployed.
         extrapolate: "last" allows more rounds than were trained.
+        threshold: with learned halting, the stopped mass from which a cell stops for good; None =
+            never.
 
     Raises:
         ValueError: `action_steps` is out of range.
     """
 
-    def __init__(self, model: GraftModel, *, action_steps: int = 1, extrapolate: str | None = None):
+    def __init__(
+        self,
+        model: GraftModel,
+        *,
+        action_steps: int = 1,
+        extrapolate: str | None = None,
+        threshold: float | None = None,
+    ):
         if not 1 <= action_steps <= model.schedule.steps:
             raise ValueError(
                 f"eval.action_steps = {action_steps}: expected 1..{model.schedule.steps}"
             )
-        self.model, self._extrapolate = model, extrapolate
+        self.model = model
+        self._options = {"extrapolate": extrapolate, "threshold": threshold}
         self._action_steps = action_steps if model.diffuses_actions else 1
         self._encode = jax.jit(
             lambda vae, videos: model.backbone.encode_batch(
@@ -101,7 +111,7 @@ class GraftPredictor:
             (B, F - t_current, 1) where they are predicted, "error" (B,) of the velocity over
             predicted frames, "zero_error" (B,) of predicting zero, where other cameras are
             predicted "camera_error" and "camera_zero_error" (B,) of theirs, "latents" (B, F, C, H,
-            W): the observed frames and x0 of the others in one step, "measures": measure -> stream
+            W): the observed frames and x0 of the others in one step, "measures": measure -> region
             -> (B, depth, rounds)}.
         """
         drawn = draw_noise(self.model, indices, timesteps=timesteps, stream=stream)
@@ -132,7 +142,7 @@ class GraftPredictor:
             "noise": noise,
             **others,
             "rounds": rounds,
-            "extrapolate": self._extrapolate,
+            **self._options,
         }
         if model.diffuses_actions:
             outputs, measures = sample_actions(model, params, batch, **inputs, steps=action_steps)

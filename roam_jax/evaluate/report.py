@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from roam_jax.contracts import ACTION_NAMES, ACTION_UNITS
+from roam_jax.evaluate.report_canvas import canvas_lines
+from roam_jax.evaluate.report_rounds import measure_lines, rounds_used_lines
 from roam_jax.evaluate.report_video import continuation_lines, interval
 from roam_jax.evaluate.rounds import round_title
 
-MEASURES = {"residual": "residual", "cosine": "cosine", "gated_step": "gated step"}
 BASELINES = {"training_mean": "training mean", "previous_action": "previous action"}
 # Of files that were written before robots could differ.
 UNITS = dict(zip(ACTION_NAMES, ACTION_UNITS, strict=True))
@@ -20,11 +21,15 @@ UNITS = dict(zip(ACTION_NAMES, ACTION_UNITS, strict=True))
 def format_report(report: Mapping[str, Any]) -> str:
     """The figures of `evaluate_experiment` or of an eval/STEP.json, in aligned columns.
 
-    What files of earlier versions lack is left out: streams, and zero_mse of other cameras.
+    What files of earlier versions lack is left out: streams, and zero_mse of other cameras. Their
+    round measures are of two streams, text and video, not of every region.
     """
     kinds = {"graft": _graft_lines, "video": _video_lines, "vae": _vae_lines}
     lines = []
     for split, figures in report["splits"].items():
+        if report["task"] == "canvas":
+            lines += [f"{split}: {figures['examples']} examples", *canvas_lines(figures), ""]
+            continue
         # A report may be of continuations alone.
         measured = figures if "windows" in figures else figures["continuation"]
         lines.append(f"{split}: {measured['windows']} windows of {measured['episodes']} episodes")
@@ -48,11 +53,10 @@ def _graft_lines(figures: Mapping[str, Any]) -> Iterator[str]:
         yield from _bucket_lines("velocity error of predicted frames of other cameras", rows)
     yield from _stream_lines(rounds)
     title, one = list(rounds.items())[-1]
-    yield f"  round measures with {title}, mean over blocks, by round"
-    for measure, title in MEASURES.items():
-        for stream, values in one["measures"][measure].items():
-            means = "".join(f"{mean:>10.4f}" for mean in np.mean(values, axis=1))
-            yield f"    {title:<11}{stream:<6}{means}"
+    yield from measure_lines(title, one["measures"])
+    if all("rounds_used" in one for one in rounds.values()):
+        rows = {title: one["rounds_used"] for title, one in rounds.items()}
+        yield from rounds_used_lines(rows)
     if any(one["extrapolated"] for one in rounds.values()):
         yield "  * more rounds than were trained: they reuse the last one's parameters"
 

@@ -2,7 +2,8 @@
 
 The gated step says how far a round moved the state; the ungated residual and the cosine compare
 the block's output with its input whatever the gate does with it. Only the residual is called
-convergence: under the gate `identity` the step is 0 by construction at the start.
+convergence: under the gate `identity` the step is 0 by construction at the start. Where cells may
+stop, how much of them still runs when a round begins tells how many rounds they use.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from roam_jax.model.looped import check_rounds
+from roam_jax.model.round_measures import RUNNING
 
 Measures = dict[str, dict[str, Float[np.ndarray, "windows depth rounds"]]]
 
@@ -50,11 +52,27 @@ def round_title(number: str, figures: Mapping[str, Any], *, mark: str = " (extra
 
 
 def round_figures(measures: Measures) -> dict[str, Any]:
-    """Means over windows: measure -> stream -> one list a round with a number for each block."""
-    return {
+    """Means over windows.
+
+    Returns:
+        {"measures": measure -> region -> one list a round with a number for each block} and, where
+        cells may stop, {"rounds_used": region -> mean over windows and blocks of the number of
+        rounds that a cell runs}.
+    """
+    means = {
         measure: {
-            stream: values.mean(axis=0, dtype=np.float64).T.tolist()
-            for stream, values in streams.items()
+            region: values.mean(axis=0, dtype=np.float64).T for region, values in regions.items()
         }
-        for measure, streams in measures.items()
+        for measure, regions in measures.items()
     }
+    figures = {
+        "measures": {
+            measure: {region: values.tolist() for region, values in regions.items()}
+            for measure, regions in means.items()
+        }
+    }
+    if RUNNING in means:
+        figures["rounds_used"] = {
+            region: float(values.sum(axis=0).mean()) for region, values in means[RUNNING].items()
+        }
+    return figures

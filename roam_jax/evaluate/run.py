@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -11,15 +12,16 @@ import ml_collections
 from absl import logging
 
 from roam_jax.contracts import Params
+from roam_jax.evaluate.canvas import CanvasEvaluation
 from roam_jax.evaluate.continuation import ContinuationEvaluation
 from roam_jax.evaluate.graft import GraftEvaluation
 from roam_jax.evaluate.pretraining import PretrainingEvaluation
 from roam_jax.evaluate.report import format_report
-from roam_jax.evaluate.saved import read_saved
+from roam_jax.evaluate.saved import Saved, read_saved
 from roam_jax.evaluate.vae import VAEEvaluation
 from roam_jax.files import write_atomically
 from roam_jax.spelling import check_choice
-from roam_jax.tasks.build import Experiment
+from roam_jax.tasks.experiment import Trainable
 from roam_jax.train.sharding import make_mesh
 from roam_jax.train.workdir import plain
 
@@ -55,15 +57,15 @@ class TaskEvaluation(Evaluation, Protocol):
         """A few figures of the validation split."""
 
 
-def make_evaluation(experiment: Experiment, *, extrapolate: str | None = None) -> TaskEvaluation:
+def make_evaluation(experiment: Trainable, *, extrapolate: str | None = None) -> TaskEvaluation:
     """The evaluation of the experiment's kind of task.
 
     Raises:
         ValueError: `config.eval` is out of range, or `extrapolate` for a task without a loop.
     """
     task = experiment.config.train.task
-    if task == "graft":
-        return GraftEvaluation(experiment, extrapolate=extrapolate)
+    if looped := {"graft": GraftEvaluation, "canvas": CanvasEvaluation}.get(task):
+        return looped(experiment, extrapolate=extrapolate)
     if extrapolate is not None:
         raise ValueError(
             f"extrapolate = {extrapolate!r}: a run of train.task = {task!r} has no loop; expected "
@@ -73,7 +75,7 @@ def make_evaluation(experiment: Experiment, *, extrapolate: str | None = None) -
 
 
 def make_parts(
-    experiment: Experiment, metrics: Sequence[str], *, extrapolate: str | None = None
+    experiment: Trainable, metrics: Sequence[str], *, extrapolate: str | None = None
 ) -> tuple[Evaluation, ...]:
     """The evaluations that make up a report.
 
@@ -98,7 +100,7 @@ def make_parts(
     return tuple(parts[n](experiment, extrapolate=extrapolate) for n in METRICS if n in metrics)
 
 
-def make_evaluate_hook(experiment: Experiment) -> Callable[[Params, int], dict[str, float]]:
+def make_evaluate_hook(experiment: Trainable) -> Callable[[Params, int], dict[str, float]]:
     """`evaluate` for `train.loop.run`: figures of the validation split during training.
 
     Returns:
@@ -106,7 +108,7 @@ def make_evaluate_hook(experiment: Experiment) -> Callable[[Params, int], dict[s
         "first_action_mse", "gripper_accuracy" (where there is a gripper) and "diffusion" with the
         trained number of rounds; for "video" "diffusion_continued" and "diffusion_generated" where
         they are trained; for "vae" "psnr" and "psnr_gain" in dB. Figures of a member of a mixture
-        are "NAME/action_mse" and so on.
+        are "NAME/action_mse" and so on. For "canvas" see `CanvasEvaluation.metrics`.
 
     Raises:
         ValueError: `config.eval` is out of range.
@@ -116,7 +118,7 @@ def make_evaluate_hook(experiment: Experiment) -> Callable[[Params, int], dict[s
 
 
 def evaluate_experiment(
-    experiment: Experiment,
+    experiment: Trainable,
     params: Params,
     *,
     rounds: tuple[int, ...] | None = None,
@@ -136,35 +138,85 @@ def evaluate_experiment(
         ValueError: rounds above the trained number without `extrapolate`, metrics that the task
             does not have, or `config.eval` out of range.
     """
-    parts = make_parts(experiment, metrics, extrapolate=extrapolate)
-    rounds = parts[0].rounds(rounds)
-    return _report(
-        experiment, parts, params, metrics=metrics, rounds=rounds, extrapolate=extrapolate
-    )
+    measured = Measured.of(experiment, rounds=rounds, extrapolate=extrapolate, metrics=metrics)
+    return measured.report(params)
 
 
-def _report(
-    experiment: Experiment,
-    parts: Sequence[Evaluation],
-    params: Params,
-    *,
-    metrics: Sequence[str],
-    rounds: tuple[int, ...],
-    extrapolate: str | None,
-) -> dict[str, Any]:
-    config, splits = experiment.config, {split: {} for split in experiment.splits}
-    for part in parts:
-        for split, figures in part.report(params, rounds=rounds).items():
-            splits.setdefault(split, {}).update(figures)
-    return {
-        "task": config.train.task,
-        "rounds": list(rounds),
-        "trained_rounds": config.loop.rounds,
-        "extrapolate": extrapolate,
-        "metrics": list(metrics),
-        "eval": plain(config.eval),
-        "splits": splits,
-    }
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What is to be measured of an experiment, for parameters of any step or seed.
+
+    Args:
+        experiment: data and model.
+        parts: evaluations that make up a report.
+        rounds: numbers of rounds that are measured.
+        extrapolate: as for `make_evaluation`.
+        metrics: names of `METRICS`.
+    """
+
+    experiment: Trainable
+    parts: tuple[Evaluation, ...]
+    rounds: tuple[int, ...]
+    extrapolate: str | None
+    metrics: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        experiment: Trainable,
+        *,
+        rounds: tuple[int, ...] | None,
+        extrapolate: str | None,
+        metrics: Sequence[str],
+    ) -> Measured:
+        """Prepares an evaluation.
+
+        Raises:
+            ValueError: as `evaluate_experiment`.
+        """
+        parts = make_parts(experiment, metrics, extrapolate=extrapolate)
+        return cls(experiment, parts, parts[0].rounds(rounds), extrapolate, tuple(metrics))
+
+    def report(self, params: Params) -> dict[str, Any]:
+        """A report on every split."""
+        config, splits = self.experiment.config, {}
+        for part in self.parts:
+            for split, figures in part.report(params, rounds=self.rounds).items():
+                splits.setdefault(split, {}).update(figures)
+        return {
+            "task": config.train.task,
+            "rounds": list(self.rounds),
+            "trained_rounds": config.loop.rounds,
+            "extrapolate": self.extrapolate,
+            "metrics": list(self.metrics),
+            "eval": plain(config.eval),
+            "splits": splits,
+        }
+
+    def write(self, saved: Saved, *, step: int | None) -> tuple[pathlib.Path, dict[str, Any]]:
+        """Evaluates a checkpoint of a run with this experiment's data and model.
+
+        Returns:
+            Path of the report, written after the pictures, and the report.
+
+        Raises:
+            FileNotFoundError: no such checkpoint.
+        """
+        experiment, config = self.experiment, saved.config
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        params, step = saved.params(experiment.task, rules=experiment.rules, mesh=mesh, step=step)
+        logging.info("evaluating step %d of %s", step, saved.path)
+        report = {"step": step, **self.report(params), "overrides": saved.changed}
+        report |= _origin(experiment)
+        folder = saved.path / "eval"
+        folder.mkdir(exist_ok=True)
+        for part in self.parts:
+            part.draw(params, report["splits"], folder / str(step), rounds=self.rounds)
+        path = folder / (
+            f"{step}.json" if ACTIONS in self.metrics else f"{step}_{CONTINUATION}.json"
+        )
+        write_atomically(path, json.dumps(report, indent=1) + "\n")
+        return path, report
 
 
 def evaluate_workdir(
@@ -198,25 +250,12 @@ def evaluate_workdir(
             are not those it was trained with.
     """
     saved = read_saved(workdir, overrides=overrides)
-    experiment = saved.experiment()
-    parts = make_parts(experiment, metrics, extrapolate=extrapolate)
-    rounds = parts[0].rounds(rounds)
-    mesh = make_mesh(saved.config.mesh.data, saved.config.mesh.fsdp)
-    params, step = saved.params(experiment.task, rules=experiment.rules, mesh=mesh, step=step)
-    logging.info("evaluating step %d of %s", step, saved.path)
-    report = _report(
-        experiment, parts, params, metrics=metrics, rounds=rounds, extrapolate=extrapolate
+    measured = Measured.of(
+        saved.experiment(), rounds=rounds, extrapolate=extrapolate, metrics=metrics
     )
-    report = {"step": step, **report, "overrides": saved.changed, **_origin(experiment)}
-    folder = saved.path / "eval"
-    folder.mkdir(exist_ok=True)
-    for part in parts:
-        part.draw(params, report["splits"], folder / str(step), rounds=rounds)
-    path = folder / (f"{step}.json" if ACTIONS in metrics else f"{step}_{CONTINUATION}.json")
-    write_atomically(path, json.dumps(report, indent=1) + "\n")
-    return path
+    return measured.write(saved, step=step)[0]
 
 
-def _origin(experiment: Experiment) -> dict[str, Any]:
+def _origin(experiment: Trainable) -> dict[str, Any]:
     data = {split: source.describe() for split, source in experiment.splits.items()}
     return {"data": data, "fingerprints": dict(experiment.fingerprints)}

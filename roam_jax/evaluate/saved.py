@@ -29,8 +29,9 @@ from roam_jax.evaluate.model_directory import (
     is_model_directory,
     read_model_directory,
 )
-from roam_jax.tasks.build import Experiment, build
+from roam_jax.tasks.build import build
 from roam_jax.tasks.datasets import saved_statistics
+from roam_jax.tasks.experiment import Trainable
 from roam_jax.tasks.sketch import Sketch, sketch
 from roam_jax.train import sharding
 from roam_jax.train.load import load_params, place_params
@@ -67,7 +68,7 @@ class Saved:
         """The scaling that the run began with, by member; {} of an earlier version's workdir."""
         return saved_statistics(self.provenance)
 
-    def experiment(self) -> Experiment:
+    def experiment(self) -> Trainable:
         """Opens the data and builds the model.
 
         Raises:
@@ -164,7 +165,7 @@ class SavedRun:
         changed: what differs from the run's config.
     """
 
-    experiment: Experiment
+    experiment: Trainable
     params: Params
     step: int
     provenance: Mapping[str, Any]

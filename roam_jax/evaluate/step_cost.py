@@ -32,11 +32,12 @@ PASSES = {"recomputed": "rematted_computation", "backward": r"transpose\(", "for
 # Part -> the same, by flax module names.
 PARTS = {
     "VAE": r"\bVAE\b",
-    "projections": r"/attn1/to_(q|k|v|out)\b",
-    "attention": r"/attn1\b",
+    "scene": r"\bscene\b",
+    "projections": r"/attn1?/to_(q|k|v|out)\b",
+    "attention": r"/attn1?\b",
     "feed-forward": r"/ff/",
     "modulation": r"/norm\d/linear\b",
-    "encoders, decoders": r"/graft\b",
+    "encoders, decoders": r"/(graft|cells|decoders)\b",
     "embedding, output": "",
 }
 

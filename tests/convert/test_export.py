@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from convert.__main__ import main
+from roam_jax.cli.arguments import load_config
 from roam_jax.cogvideox.components import COMPONENTS
+from roam_jax.train.workdir import Workdir
 from tests.convert.pipelines import PROMPTS, stored_bits, write_pipeline
 
 pytest.importorskip("torch")
@@ -180,3 +182,9 @@ def test_a_pretrained_transformer(make_run, tmp_path, capsys):
     found = model.transformer_blocks[1].ff.net[2].weight.detach().numpy()
     expected = trained["blocks/ff/down/kernel"][1].T.astype(np.float16)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_canvas_model_has_no_form_of_another_package(tmp_path):
+    Workdir(tmp_path / "run").create(load_config("configs/canvas_toy.py:tiny"), {})
+    with pytest.raises(ValueError, match="a canvas model .* has no form of another package"):
+        main(["export", "--workdir", str(tmp_path / "run"), "--dst", str(tmp_path / "out")])

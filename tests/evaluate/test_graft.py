@@ -40,12 +40,12 @@ def test_action_error_and_measures_are_means_over_windows_at_pure_noise(report, 
             square = (outputs["actions"] - batch["action_chunk"]).astype(np.float64) ** 2
             errors.append(square.mean())
             firsts.append(square[:, 0].mean())
-            residuals.append(measures["residual"]["video"])
+            residuals.append(measures["residual"]["visual"])
         figures = report[split]["rounds"]["2"]
         assert report[split]["windows"] == count
         assert figures["actions"]["chunk"]["mse"]["mean"] == pytest.approx(np.mean(errors), 1e-4)
         assert figures["actions"]["first"]["mse"]["mean"] == pytest.approx(np.mean(firsts), 1e-4)
-        found = np.transpose(figures["measures"]["residual"]["video"])
+        found = np.transpose(figures["measures"]["residual"]["visual"])
         np.testing.assert_allclose(found, np.mean(residuals, axis=0), rtol=1e-4)
 
 

@@ -34,7 +34,7 @@ def table(report):
 
 def test_graft():
     measures = {
-        measure: {"text": [[0.1, 0.3], [0.2, 0.4]], "video": [[1, 1], [2, 2]]}
+        measure: {"text": [[0.1, 0.3], [0.2, 0.4]], "visual": [[1, 1], [2, 2]]}
         for measure in ("gated_step", "residual", "cosine")
     }
     one = {
@@ -64,7 +64,7 @@ def test_graft():
     assert lines["predicting zero"] == "2.0000 6.0000 4.0000"
     # The mean over blocks after each round, with the largest number of rounds.
     assert lines["residual   text"] == "0.2000 0.3000"
-    assert lines["gated step video"] == "1.0000 2.0000"
+    assert lines["gated step visual"] == "1.0000 2.0000"
     assert "with rounds = 2" in text
     assert "*" not in text
     split["rounds"]["3"] = {**split["rounds"]["2"], "extrapolated": True}

@@ -28,8 +28,16 @@ def test_bucket_figures():
 
 def test_round_measures_are_means_over_windows_by_round_then_block():
     values = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
-    found = round_figures({"residual": {"text": values}})["residual"]["text"]
+    figures = round_figures({"residual": {"text": values}})
+    assert set(figures) == {"measures"}
+    found = figures["measures"]["residual"]["text"]
     assert np.shape(found) == (4, 3)
     for r in range(4):
         for block in range(3):
             assert found[r][block] == (values[0, block, r] + values[1, block, r]) / 2
+
+
+def test_rounds_used_are_sums_over_rounds_of_what_runs():
+    running = np.array([[[1, 0.5, 0.25]], [[1, 0, 0]]], np.float32)
+    found = round_figures({"running": {"text": running, "all": np.ones((2, 4, 3))}})
+    assert found["rounds_used"] == {"text": 1.375, "all": 3.0}
