@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     first = SeedsWorkdir(workdir.path).run(config.seed) if options.seeds else workdir
     before = first.read()[1] if first.config_file.exists() else {}
     experiment = build(config, saved_statistics(before))
+    evaluate = make_evaluate_hook(experiment)
     if options.dry_run:
         dry_run(experiment, options.workdir)
         return
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         "workdir": options.workdir,
         "rounds": experiment.rounds,
         "rules": experiment.rules,
-        "evaluate": make_evaluate_hook(experiment),
+        "evaluate": evaluate,
         "flops_per_step": getattr(experiment, "flops_per_step", None),
     }
     if options.seeds:

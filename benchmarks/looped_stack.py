@@ -4,9 +4,9 @@
 
 3 blocks x 4 rounds with sigmoid gates, forward and backward, alternated in one process: every block
 looped, and the stack looped as a whole. Width 512 (512 cells) is asked to be at most 1.0 of torch's
-time; width 64 (120 cells, batch 8) is reported. Then 4 rounds against 1 with rematerialisation:
-temporary memory at most 1.25, compile time at most 1.5. With --forms every way to run our loop is
-timed, which is what `model/unrolling.py` decides by.
+time; width 64 (120 cells, batch 8) is reported. Then 4 rounds against 1 with rematerialisation,
+of each round and nested: temporary memory at most 1.25, compile time at most 1.5. With --forms
+every way to run our loop is timed, which is what `model/unrolling.py` decides by.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class TorchLoop:
 
 
 def our_loop(
-    size: Size, over: str, *, rounds: int = ROUNDS, unroll: bool | None, remat: bool | None
+    size: Size, over: str, *, unroll: bool | None, remat: bool | None, nested: bool | None = None
 ) -> CanvasLoop:
     """The same model, without random weights."""
     layout = CanvasLayout(
@@ -177,9 +177,10 @@ def our_loop(
         make_block=functools.partial(CanvasBlock, size.width, size.heads, plan),
         depth=DEPTH,
         width=size.width,
-        options=LoopOptions(rounds=rounds, over=over, gate="sigmoid"),
+        options=LoopOptions(rounds=ROUNDS, over=over, gate="sigmoid"),
         unroll=unroll,
         remat=remat,
+        nested=nested,
     )
 
 
@@ -290,31 +291,27 @@ def parameter_errors(
     }
 
 
-def growth(size: Size, over: str, *, repeats: int) -> bool:
+def growth(size: Size, over: str, *, nested: bool, repeats: int) -> bool:
     """Memory and compile time of 4 rounds against 1, with rematerialisation."""
-    found = {}
-    for rounds in [1, ROUNDS] * repeats:
-        # Trained with 4 rounds in both, so that parameters are the same.
-        module = our_loop(size, over, unroll=False, remat=True)
-        cells = jax.ShapeDtypeStruct((size.batch, size.cells, size.width), np.float32)
-        init = functools.partial(module.init, rounds=1)
-        params = jax.eval_shape(init, jax.random.key(0), cells)["params"]
-        began = time.perf_counter()
-        compiled = jax.jit(our_step(module, rounds=rounds)).lower(params, cells, cells).compile()
-        seconds = time.perf_counter() - began
-        memory = compiled.memory_analysis().temp_size_in_bytes
-        found.setdefault(rounds, []).append((memory, seconds))
-    memory = [found[rounds][0][0] for rounds in (1, ROUNDS)]
-    taken = [[seconds for _, seconds in found[rounds]] for rounds in (1, ROUNDS)]
-    more, longer = (
-        memory[1] / memory[0],
-        statistics.median(b / a for a, b in zip(*taken, strict=True)),
-    )
+    module = our_loop(size, over, unroll=False, remat=True, nested=nested)
+    cells = jax.ShapeDtypeStruct((size.batch, size.cells, size.width), np.float32)
+    init = functools.partial(module.init, rounds=1)
+    params = jax.eval_shape(init, jax.random.key(0), cells)["params"]
+
+    def compile_rounds(rounds: int) -> jax.stages.Compiled:
+        return jax.jit(our_step(module, rounds=rounds)).lower(params, cells, cells).compile()
+
+    compile_rounds(1)
+    runs = [functools.partial(compile_rounds, rounds) for rounds in (ROUNDS, 1)]
+    (many, one), compiled = alternate(runs, repeats=repeats)
+    longer = statistics.median(a / b for a, b in zip(many.seconds, one.seconds, strict=True))
+    memory = [program.memory_analysis().temp_size_in_bytes / 2**20 for program in compiled]
+    more = memory[0] / memory[1]
     print(
-        f"{over} looped, width {size.width}: {ROUNDS} rounds against 1 with rematerialisation\n"
-        f"  temporaries {memory[1] / 2**20:.1f} MiB against {memory[0] / 2**20:.1f}, {more:.2f}, "
-        f"required: {MEMORY}\n  compile time {statistics.median(taken[1]):.1f} s against "
-        f"{statistics.median(taken[0]):.1f}, {longer:.2f}, required: {COMPILE}"
+        f"{over} looped, width {size.width}, batch {size.batch}: {ROUNDS} rounds against 1 with "
+        f"rematerialisation{', nested' if nested else ''}\n"
+        f"  temporaries {memory[0]:.1f} MiB against {memory[1]:.1f}, {more:.2f}, required: {MEMORY}"
+        f"\n  compiled in {many} against {one}, {longer:.2f}, required: {COMPILE}"
     )
     return more <= MEMORY and longer <= COMPILE
 
@@ -335,7 +332,12 @@ def main() -> int:
         for size in sizes
         for over in overs
     ]
-    met += [growth(size, over, repeats=args.compiles) for size in sizes for over in overs]
+    met += [
+        growth(size, over, nested=nested, repeats=args.compiles)
+        for size in sizes
+        for over in overs
+        for nested in (False, True)
+    ]
     return 0 if all(met) else 1
 
 

@@ -32,6 +32,7 @@ from recurrence_runs import Measurement, sizes, train
 from recurrence_tables import tables
 
 from configs import canvas_contact, canvas_toy
+from roam_jax.cli.arguments import seeds_list
 
 UNROLL = {"auto": None, "yes": True, "no": False}
 SCENE_KEYS = ("scene", "objects", "observed_frames", "questions")
@@ -106,11 +107,8 @@ def as_json(tree: Any) -> Any:
 
 
 def seeds_of(text: str) -> list[int]:
-    """Parses "0:5" or "0,3"."""
-    if ":" in text:
-        first, end = map(int, text.split(":"))
-        return list(range(first, end))
-    return [int(part) for part in text.split(",")]
+    """`seeds_list` as JSON has it."""
+    return list(seeds_list(text))
 
 
 def parse() -> argparse.Namespace:

@@ -23,8 +23,9 @@ from ml_collections import config_flags
 from roam_jax.spelling import CLOSE, nearest
 
 PREFIX = "--config."
-# Seeds lie below it.
+# Seeds lie below it, and one command trains at most so many.
 MOST_SEEDS = 1 << 32
+MOST_AT_A_TIME = 4096
 # What a user can mend; anything else is a defect and shows its traceback.
 USER_ERRORS = (
     ValueError,
@@ -90,7 +91,8 @@ def seeds_list(text: str) -> tuple[int, ...]:
     """Parses "0:8" (from, and up to but not including), "0,3,5", or both as in "0:4,9".
 
     Raises:
-        argparse.ArgumentTypeError: anything else, no seed, or a seed twice.
+        argparse.ArgumentTypeError: anything else, no seed, a seed twice, or more than
+            `MOST_AT_A_TIME`.
     """
     problem = f"{text!r}: expected seeds such as 0:8 (0 to 7) or 0,3,5"
     seeds: list[int] = []
@@ -103,6 +105,11 @@ def seeds_list(text: str) -> tuple[int, ...]:
             raise argparse.ArgumentTypeError(f"{problem}; {part} has none")
         if found.stop > MOST_SEEDS:
             raise argparse.ArgumentTypeError(f"{problem}, each below 2**32")
+        # Counted before any is listed: a mistyped range would fill the memory.
+        if (count := len(seeds) + len(found)) > MOST_AT_A_TIME:
+            raise argparse.ArgumentTypeError(
+                f"{problem}, at most {MOST_AT_A_TIME:,} of them; these are {count:,} or more"
+            )
         if repeated := set(seeds) & set(found):
             raise argparse.ArgumentTypeError(f"{problem}; seed {min(repeated)} is there twice")
         seeds += found

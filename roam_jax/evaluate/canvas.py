@@ -30,10 +30,10 @@ from roam_jax.model.loop_options import exit_threshold
 from roam_jax.tasks.balance import compare_gradients, pair_matrix
 from roam_jax.tasks.canvas import SceneModel
 from roam_jax.tasks.experiment import Trainable
+from roam_jax.tasks.scene_build import VALIDATION
 from roam_jax.viz.exits import draw_cosines, draw_exits, draw_round_measures
 from roam_jax.viz.scenes import draw_examples
 
-SPLIT = "val"
 # Examples that are measured with eval.windows = 0: a scene has no end, so there is no "all".
 EXAMPLES = 1024
 # Examples of a picture.
@@ -104,7 +104,7 @@ class CanvasEvaluation:
             },
             "gradients": self._gradients(params),
         }
-        return {SPLIT: figures}
+        return {VALIDATION: figures}
 
     def metrics(self, params: Params) -> dict[str, float]:
         """What training curves show, with the trained number of rounds.
@@ -145,10 +145,10 @@ class CanvasEvaluation:
 
     def draw_figures(self, splits: dict[str, Any], prefix: pathlib.Path) -> None:
         """Pictures of a report alone: errors by rounds, measures of rounds, cosines."""
-        figures = splits[SPLIT]
+        figures = splits[VALIDATION]
+        rounds = {int(number): one["regions"] for number, one in figures["rounds"].items()}
         panels = {
-            name: {"error": {int(n): r["regions"][name]["error"] for n, r in by_round.items()}}
-            for by_round in [figures["rounds"]]
+            name: {"error": {number: regions[name]["error"] for number, regions in rounds.items()}}
             for name in figures["regions"]
         }
         baselines = {name: one["error"]["mean"] for name, one in figures["baselines"].items()}

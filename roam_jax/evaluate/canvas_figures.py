@@ -38,6 +38,16 @@ class Answers:
         """1 where the answer is right, else 0."""
         return (self.predicted == self.targets).astype(float)
 
+    def cell(self, number: int) -> Answers:
+        """One cell's alone."""
+        here = slice(number, number + 1)
+        return dataclasses.replace(
+            self,
+            predicted=self.predicted[:, here],
+            targets=self.targets[:, here],
+            cell_names=self.cell_names[here],
+        )
+
 
 def diffusion_figures(
     errors: Float[np.ndarray, "examples noises"],
@@ -92,7 +102,12 @@ def classification_figures(
         "error": mean(cross_entropy.mean(axis=1)),
         "accuracy": mean(right.mean(axis=1)),
         "cells": [
-            {"name": name, "error": mean(cross_entropy[:, i]), "accuracy": mean(right[:, i])}
+            {
+                "name": name,
+                "error": mean(cross_entropy[:, i]),
+                "accuracy": mean(right[:, i]),
+                **_detection(answers.cell(i), resamples=resamples),
+            }
             for i, name in enumerate(answers.cell_names)
         ],
         **_detection(answers, resamples=resamples),
@@ -116,6 +131,8 @@ def most_frequent(answers: Answers, *, resamples: int) -> dict[str, Any]:
     constant = dataclasses.replace(answers, predicted=predicted)
     always = dataclasses.replace(answers, predicted=np.ones_like(targets))
     figures = classification_figures(-np.log(shares[cells, targets]), constant, resamples=resamples)
+    for i, cell in enumerate(figures["cells"]):
+        cell |= _detection(always.cell(i), resamples=resamples)
     return {**figures, **_detection(always, resamples=resamples)}
 
 

@@ -1,7 +1,7 @@
 """A canvas model's predictions on examples that no run trains on, compiled once a number of rounds.
 
-Noise is a function of the example, the region and the noise level alone, so that figures for
-different rounds, checkpoints and batch sizes are paired.
+Noise is a function of the example, the noise level and the region's place among those that are
+diffused, so that figures for different rounds, checkpoints and batch sizes are paired.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from jaxtyping import Array, Float, UInt32
 
 from roam_jax.contracts import Batch, Params
 from roam_jax.evaluate.windows import PURE_NOISE, SEED, window_noise
+from roam_jax.model.stack import BLOCKS
 from roam_jax.tasks.balance import region_gradients
 from roam_jax.tasks.canvas import Noised, SceneModel
 from roam_jax.tasks.canvas_errors import cross_entropy, row_errors
 from roam_jax.tasks.cell_values import from_cells
-
-# What gradients are of.
-SHARED = "blocks"
 
 
 class CanvasPredictor:
@@ -153,10 +151,10 @@ class CanvasPredictor:
         noised = model.draw(key, cells)
 
         def losses_of(blocks: Params) -> dict[str, Float[Array, ""]]:
-            outputs, _ = model.predict({**params, SHARED: blocks}, noised, rounds=rounds)
+            outputs, _ = model.predict({**params, BLOCKS: blocks}, noised, rounds=rounds)
             return model.mean_errors(outputs, noised)
 
-        names, stacked = region_gradients(losses_of, params[SHARED])
+        names, stacked = region_gradients(losses_of, params[BLOCKS])
         return {
             name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i, name in enumerate(names)
         }

@@ -57,6 +57,8 @@ def _region_lines(
         head = f"{'accuracy':<{ESTIMATE}}{''.join(names)}"
         if "f1" in first:
             head = f"{'accuracy':<{ESTIMATE}}{'F1':<{ESTIMATE}}{'precision':>10}{'recall':>9}"
+            named = zip((cell["name"] for cell in cells), widths, strict=True)
+            head += "".join(f"{'F1 ' + name:>{w + 3}}" for name, w in named)
         for title, row in rows.items():
             columns[title] = f"{interval(row['accuracy']):<{ESTIMATE}}"
             if "f1" in row:
@@ -64,6 +66,8 @@ def _region_lines(
                     f"{interval(row['f1']):<{ESTIMATE}}{row['precision']['mean']:>10.4f}"
                     f"{row['recall']['mean']:>9.4f}"
                 )
+                values = zip((c["f1"]["mean"] for c in row["cells"]), widths, strict=True)
+                columns[title] += "".join(f"{value:>{w + 3}.3f}" for value, w in values)
             else:
                 values = zip((c["accuracy"]["mean"] for c in row["cells"]), widths, strict=True)
                 columns[title] += "".join(f"{value:>{w}.1%}" for value, w in values)

@@ -63,6 +63,8 @@ def make_evaluation(experiment: Trainable, *, extrapolate: str | None = None) ->
     Raises:
         ValueError: `config.eval` is out of range, or `extrapolate` for a task without a loop.
     """
+    if (resamples := experiment.config.eval.resamples) < 1:
+        raise ValueError(f"eval.resamples = {resamples}: expected at least 1")
     task = experiment.config.train.task
     if looped := {"graft": GraftEvaluation, "canvas": CanvasEvaluation}.get(task):
         return looped(experiment, extrapolate=extrapolate)

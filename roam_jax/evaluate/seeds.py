@@ -24,10 +24,11 @@ from roam_jax.evaluate.saved import Saved, read_saved
 from roam_jax.files import write_atomically
 from roam_jax.train.checkpoint import Checkpoints
 from roam_jax.train.metrics import read_metrics
-from roam_jax.train.workdir import FINGERPRINTS, Workdir, differences, plain
+from roam_jax.train.seeds_workdir import SeedsWorkdir
+from roam_jax.train.workdir import FINGERPRINTS, SEEDS_FOLDER, Workdir, differences, plain
 from roam_jax.viz.curves import draw_curves
 
-# Of a run with several seeds: WORKDIR/seeds/SEED is a workdir of its own.
+# In a report of several, those that it is of; and what its files are called by.
 SEEDS = "seeds"
 # Metrics of training whose curves are drawn, by how their names begin.
 CURVES = ("loss", "eval/")
@@ -78,7 +79,7 @@ def evaluate_folder(
 
 def seed_folders(workdir: str | pathlib.Path) -> dict[int, pathlib.Path]:
     """Seed -> its workdir, rising; {} of a run alone."""
-    found = pathlib.Path(workdir).glob(f"{SEEDS}/*/")
+    found = pathlib.Path(workdir).glob(f"{SEEDS_FOLDER}/*/")
     return dict(sorted((int(path.name), path) for path in found if path.name.isdigit()))
 
 
@@ -188,7 +189,7 @@ def _draw_training(path: pathlib.Path, folders: Mapping[int, pathlib.Path]) -> N
 def metric_rows(folder: pathlib.Path, seed: int) -> list[dict[str, Any]]:
     """What was logged of a seed: in its own folder, or in the one file of all seeds."""
     own = Workdir(folder).metrics_file
-    shared = Workdir(folder.parent.parent).metrics_file
+    shared = SeedsWorkdir(folder.parent.parent).metrics_file
     if own.exists():
         return read_metrics(own)
     if shared.exists():

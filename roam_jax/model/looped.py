@@ -30,7 +30,7 @@ from roam_jax.model.loop_options import HALTINGS, REINJECTIONS, check_gate
 from roam_jax.model.loop_rows import LoopRows
 from roam_jax.model.one_round import Carry, OneRound, Round, frozen, identity_backwards
 from roam_jax.model.round_measures import Parts, Streams
-from roam_jax.model.unrolling import loop_form
+from roam_jax.model.unrolling import LoopForm, loop_form
 from roam_jax.spelling import check_choice
 
 # What may stand in for rounds without parameters: the last row.
@@ -172,7 +172,8 @@ class LoopedBlock(nn.Module):
         for begin, end, keep in _spans(rounds, first, tail):
             here = jax.tree.map(lambda x, rounds=slice(begin, end): x[rounds], steps)
             one_round = dataclasses.replace(one_round, keep=keep)
-            span = functools.partial(self._span, form=form if keep is None else (True, True))
+            here_form = form if keep is None else LoopForm(unroll=True, remat=True, nested=False)
+            span = functools.partial(self._span, form=here_form)
             if end <= first:
                 span = self._without_gradients(span)
             carry, measured = span(self.block, one_round, carry, here)
@@ -240,7 +241,7 @@ class LoopedBlock(nn.Module):
         carry: Carry,
         steps: tuple,
         *,
-        form: tuple[bool, bool],
+        form: LoopForm,
     ) -> tuple[Carry, dict]:
         """Some rounds in a row.
 
@@ -254,17 +255,16 @@ class LoopedBlock(nn.Module):
         Returns:
             The carry after the last, and what was measured by round.
         """
-        unroll, remat = form
 
         def body(block: nn.Module, carry: Carry, step: tuple) -> tuple[Carry, dict]:
             return one_round(block, carry, step)
 
-        if remat:
+        if form.remat:
             policy = jax.checkpoint_policies.save_only_these_names(*self.saved)
             # In a scan nothing can be merged with what is computed again.
-            body = nn.remat(body, prevent_cse=unroll, policy=policy)
+            body = nn.remat(body, prevent_cse=form.unroll, policy=policy)
         length = len(steps[1].index)
-        if not unroll:
+        if not form.unroll:
             scan = nn.scan(
                 body, variable_broadcast="params", split_rngs={"params": False}, length=length
             )

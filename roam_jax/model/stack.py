@@ -20,7 +20,7 @@ from roam_jax.model.loop_options import LoopOptions
 from roam_jax.model.looped import LAYER_OUTPUT, LOOP, LoopedBlock
 from roam_jax.model.one_round import STATES, Round
 from roam_jax.model.round_measures import Streams
-from roam_jax.model.unrolling import loop_form
+from roam_jax.model.unrolling import LoopForm, loop_form
 
 # Name of all blocks' parameters.
 BLOCKS = "blocks"
@@ -93,6 +93,10 @@ class CanvasLoop(nn.Module):
             for; None = all cells as one, "cells".
         unroll: whether blocks and rounds are written out, not scanned; None = by `loop_form`.
         remat: whether a block computes again what it has not saved; None = likewise.
+        nested: whether all rounds of a looped block, or all blocks of a round of the stack, are
+            computed again as well; None = likewise.
+        call_running: whether a looped block computes only cells that run, under a threshold, where
+            it can; the results are the same.
     """
 
     make_block: Callable[[], nn.Module]
@@ -102,6 +106,8 @@ class CanvasLoop(nn.Module):
     parts: Mapping[str, Any] | None = None
     unroll: bool | None = None
     remat: bool | None = None
+    nested: bool | None = None
+    call_running: bool = True
 
     @nn.compact
     def __call__(
@@ -139,13 +145,12 @@ class CanvasLoop(nn.Module):
                 "= 'stack', or a pass with exit"
             )
         streams = {CELLS: cells}
-        unroll, remat = loop_form(
-            streams, self.depth * rounds, unroll=self.unroll, remat=self.remat
-        )
+        asked = {"unroll": self.unroll, "remat": self.remat, "nested": self.nested}
+        form = loop_form(streams, self.depth * rounds, **asked)
         call = {"rounds": rounds, "extrapolate": extrapolate, "exit": exit, "threshold": threshold}
-        looped = self._looped(unroll=unroll, remat=remat)
+        looped = self._looped(form)
         if over_block:
-            streams, info = self._one_by_one(looped, streams, call, unroll=unroll)
+            streams, info = self._one_by_one(looped, streams, call, form)
             return streams[CELLS], info
         streams, info = looped(streams, collect=collect, **call)
         states = info.pop(STATES, {})
@@ -153,7 +158,7 @@ class CanvasLoop(nn.Module):
         return streams[CELLS], info | ({STATES: states[CELLS]} if collect else {})
 
     def _one_by_one(
-        self, looped: LoopedBlock, streams: Streams, call: dict[str, Any], *, unroll: bool
+        self, looped: LoopedBlock, streams: Streams, call: dict[str, Any], form: LoopForm
     ) -> tuple[Streams, dict]:
         """Blocks that end their rounds one after another, and what they measured, by block.
 
@@ -161,7 +166,7 @@ class CanvasLoop(nn.Module):
             looped: each of them.
             streams: before the first.
             call: keywords of each call.
-            unroll: whether blocks are written out.
+            form: of the loop.
         """
 
         def init(key: Array) -> dict:
@@ -176,11 +181,13 @@ class CanvasLoop(nn.Module):
         def one(params: dict, streams: Streams) -> tuple[Streams, dict]:
             return looped.apply({"params": params}, streams, **call)
 
-        return over_depth(one, params, streams, unroll=unroll)
+        if form.nested:
+            one = jax.checkpoint(one, prevent_cse=form.unroll)
+        return over_depth(one, params, streams, unroll=form.unroll)
 
-    def _looped(self, *, unroll: bool, remat: bool) -> LoopedBlock:
+    def _looped(self, form: LoopForm) -> LoopedBlock:
         """What is looped: one of the blocks, or the stack of them."""
-        options, saved = self.options, (LAYER_OUTPUT,)
+        options, saved = self.options, () if form.nested else (LAYER_OUTPUT,)
         over_block = options.over == "block"
         looped = functools.partial(
             LoopedBlock,
@@ -195,19 +202,25 @@ class CanvasLoop(nn.Module):
             halting=options.halting,
             backprop_rounds=options.backprop_rounds,
             parts=None if self.parts is None else lambda keep: {CELLS: self.parts},
-            unroll=unroll,
+            unroll=form.unroll,
             # A detached one of many has no name.
             **({"parent": None} if over_block else {"name": BLOCKS}),
         )
         if over_block:
             block = self.make_block
-            rows = call_rows if block().can_call_rows else None
-            return looped(block, call_block, call_rows=rows, remat=remat)
+            rows = call_rows if self.call_running and block().can_call_rows else None
+            return looped(block, call_block, call_rows=rows, remat=form.remat)
         stack = functools.partial(
-            Stack, self.make_block, call_block, self.depth, saved, unroll=unroll, remat=remat
+            Stack,
+            self.make_block,
+            call_block,
+            self.depth,
+            saved,
+            unroll=form.unroll,
+            remat=form.remat,
         )
-        # Its blocks compute again what they need; all of a round would be computed once more.
-        return looped(stack, call_stack, remat=False)
+        # Blocks compute again what they need; nested, all of a round once more.
+        return looped(stack, call_stack, remat=form.nested)
 
 
 def over_depth(

@@ -32,7 +32,13 @@ from roam_jax.tasks import graft_task, vae, video
 from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import LATENT_FIELDS, LOGVAR
 from roam_jax.tasks.datasets import STATISTICS, data_fingerprints, open_data
-from roam_jax.tasks.experiment import Trainable, check_run, code_provenance, run_rounds
+from roam_jax.tasks.experiment import (
+    Trainable,
+    check_run,
+    code_provenance,
+    refuse_canvas_leaves,
+    run_rounds,
+)
 from roam_jax.tasks.latents import (
     encoded,
     make_encoder,
@@ -200,11 +206,12 @@ def task_maker(
     Not for a canvas model, see `scene_build`.
 
     Raises:
-        ValueError: no such task, or a run that no machine could start.
+        ValueError: no such task, a run that no machine could start, or a leaf of a canvas model.
     """
     makers = {"graft": _graft, "video": _video, "vae": _vae}
     check_choice("train.task", config.train.task, [*makers, "canvas"])
     check_run(config)
+    refuse_canvas_leaves(config)
     check_seed(config.seed)
     return makers[config.train.task]
 

@@ -14,10 +14,24 @@ from roam_jax.axes import MESH_AXES
 from roam_jax.contracts import Task
 from roam_jax.train import sharding
 from roam_jax.train.curriculum import Curriculum
+from roam_jax.train.workdir import LATER_LEAVES, LATER_SECTIONS
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "roam-jax")
 # Tasks whose model runs in rounds.
 LOOPED_TASKS = ("graft", "canvas")
+# Leaves that a canvas model alone reads, beside its section `model`.
+CANVAS_LEAVES = (
+    "data.scene",
+    "data.questions",
+    "data.objects",
+    "data.observed_frames",
+    "canvas.predict",
+    "loss.noised_fraction",
+    "loss.weights",
+    "loss.balance",
+    "loss.gradnorm_alpha",
+    "loss.decoder_only",
+)
 
 
 @runtime_checkable
@@ -61,6 +75,26 @@ def check_run(config: ml_collections.ConfigDict) -> None:
     if all(size == -1 for size in sizes.values()):
         given = ", ".join(f"mesh.{axis} = -1" for axis in sizes)
         raise ValueError(f"{given}: expected at most one -1, for the rest")
+
+
+def refuse_canvas_leaves(config: ml_collections.ConfigDict) -> None:
+    """Refuses what a canvas model alone could heed, in a run that trains none.
+
+    Raises:
+        ValueError: names the leaf.
+    """
+    defaults = {key: LATER_LEAVES[key] for key in CANVAS_LEAVES}
+    for section, leaves in LATER_SECTIONS.items():
+        defaults |= {f"{section}.{leaf}": value for leaf, value in leaves.items()}
+    for key, default in defaults.items():
+        section, leaf = key.split(".")
+        value = config[section][leaf]
+        # A config that was read from JSON has lists.
+        if (tuple(value) if isinstance(value, list) else value) != default:
+            raise ValueError(
+                f"{key} = {value!r}: train.task = {config.train.task} trains no canvas model, "
+                f"which alone reads it; expected {default!r}"
+            )
 
 
 def run_rounds(config: ml_collections.ConfigDict) -> Curriculum:

@@ -85,4 +85,5 @@ class MetricsLog:
         self._file.write(_line({**whose, "step": step, **values}))
         self._file.flush()
         for name, value in values.items():
-            self._writers[seed].add_scalar(name, value, step)
+            # TensorBoard's names have no bars; it would rename, and say so at every line.
+            self._writers[seed].add_scalar(name.replace("|", "_"), value, step)

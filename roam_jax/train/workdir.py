@@ -161,7 +161,11 @@ class Workdir:
             ValueError: it is not what `create` writes.
         """
         if not self.config_file.exists():
-            raise FileNotFoundError(f"{self.path} is no workdir: it has no {self.config_file.name}")
+            of_seeds = (self.path / SEEDS_FOLDER).is_dir()
+            raise FileNotFoundError(
+                f"{self.path} is no workdir: it has no {self.config_file.name}"
+                + (f"; the runs of its seeds are {SEEDS_FOLDER}/SEED" if of_seeds else "")
+            )
         try:
             saved = json.loads(self.config_file.read_text(encoding="utf-8"))
             return saved["config"], saved["provenance"]

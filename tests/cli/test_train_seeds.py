@@ -38,6 +38,8 @@ def test_seeds_as_they_are_typed(text, seeds):
         ("0,1,0", "seed 0 is there twice"),
         ("0:4,2:3", "seed 2 is there twice"),
         ("0:99999999999", "each below 2"),
+        ("0:2000000000", "at most 4,096 of them; these are 2,000,000,000 or more"),
+        ("0:4096,5000", "at most 4,096 of them; these are 4,097 or more"),
     ],
 )
 def test_seeds_that_are_none(text, why):

@@ -72,6 +72,11 @@ def test_detection_counts_hits_and_mistakes():
     assert found["f1"]["mean"] == pytest.approx(harmonic)
     low, high = found["f1"]["interval"]
     assert low < found["f1"]["mean"] < high
+    for i, cell in enumerate(found["cells"]):
+        said, true = given.predicted[:, i] == 1, given.targets[:, i] == 1
+        assert cell["f1"]["mean"] == pytest.approx(
+            2 * (said & true).sum() / (said.sum() + true.sum())
+        )
 
 
 def test_the_most_frequent_class_of_each_cell():

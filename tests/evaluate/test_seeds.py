@@ -12,11 +12,11 @@ from roam_jax.evaluate.seeds import (
     estimate_seeds,
     evaluate_folder,
     format_seeds,
+    metric_rows,
     seed_folders,
     seeds_report,
 )
 from roam_jax.tasks.build import build
-from roam_jax.train.metrics import read_metrics
 from tests.evaluate.conftest import write_run
 from tests.evaluate.test_canvas import make_config, random_params
 
@@ -108,6 +108,14 @@ def test_seeds_of_different_configs_are_refused(folder):
     path.write_text(before)
 
 
-def test_the_rows_of_a_seed(folder):
-    rows = read_metrics(folder / "metrics.jsonl")
-    assert [row["step"] for row in rows if row["seed"] == 3] == [1, 2, 4]
+def test_the_rows_of_a_seed(folder, tmp_path):
+    rows = metric_rows(folder / "seeds" / "3", 3)
+    assert [(row["seed"], row["step"], row["loss"]) for row in rows] == [
+        (3, 1, 4.0), (3, 2, 3.5), (3, 4, 3.25),
+    ]  # fmt: skip
+    # What it did alone lies in its own folder.
+    own = tmp_path / "seeds" / "3"
+    own.mkdir(parents=True)
+    assert metric_rows(own, 3) == []
+    (own / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n')
+    assert metric_rows(own, 3) == [{"step": 5, "loss": 1.0}]

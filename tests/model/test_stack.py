@@ -13,14 +13,20 @@ from roam_jax.model.block import CELLS, CanvasBlock, call_block, call_rows
 from roam_jax.model.loop_options import LoopOptions
 from roam_jax.model.looped import LoopedBlock
 from roam_jax.model.stack import CanvasLoop
+from roam_jax.model.unrolling import BUDGET, KEPT, SAVED, LoopForm, loop_form
 from tests.model.test_block import COUNT, HEADS, LAYOUT, PLAN, WIDTH, reference
 from tests.model.test_block import cells as numpy_cells
 
 DEPTH, TRAINED = 2, 3
 PARTS = {"video": slice(0, 12), "action": np.arange(12, COUNT)}
 BETAS = (1.0, 1.5, 2.0)
-# Of a loop: written out, computed again.
-FORMS = {"written out": (True, False), "scanned": (False, False), "remat": (False, True)}
+# Of a loop: written out, computed again, nested.
+FORMS = {
+    "written out": LoopForm(True, False, False),
+    "scanned": LoopForm(False, False, False),
+    "remat": LoopForm(False, True, False),
+    "nested": LoopForm(False, True, True),
+}
 
 
 def cells():
@@ -28,15 +34,13 @@ def cells():
 
 
 def canvas_loop(over, form="written out", *, depth=DEPTH, plan=PLAN, **options):
-    unroll, remat = FORMS[form]
     return CanvasLoop(
         make_block=functools.partial(CanvasBlock, WIDTH, HEADS, plan),
         depth=depth,
         width=WIDTH,
         options=LoopOptions(**{"rounds": TRAINED, "over": over, "gate": "sigmoid", **options}),
         parts=PARTS,
-        unroll=unroll,
-        remat=remat,
+        **FORMS[form]._asdict(),
     )
 
 
@@ -136,7 +140,7 @@ def test_all_forms_of_a_loop_are_the_same(over):
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, cells())
 
     expected = gradients("written out")
-    for form in ("scanned", "remat"):
+    for form in ("remat", "nested"):
         # That of the keys' bias is 0 but for rounding.
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
@@ -218,3 +222,37 @@ def test_what_cannot_be_asked_of_a_loop_is_refused():
     rows = jnp.zeros((2, 1), jnp.int32)
     with pytest.raises(ValueError, match="rows of a block with a slice, a geometry"):
         rotary.init(jax.random.key(0), jnp.asarray(cells()), rows=rows)
+
+
+def test_a_loop_keeps_what_is_worth_its_memory():
+    def form(width, cells, **asked):
+        streams = {CELLS: jax.ShapeDtypeStruct((1, cells, width), jnp.float32)}
+        return loop_form(streams, 12, **asked)
+
+    assert form(64, 120) == LoopForm(unroll=False, remat=True, nested=False)
+    assert form(512, 512) == LoopForm(unroll=True, remat=False, nested=False)
+    kept, saved = (BUDGET // (n * 4 * 512 * 12) for n in (KEPT, SAVED))
+    assert form(512, kept).unroll and form(512, kept + 1) == LoopForm(False, True, False)
+    assert form(512, saved) == LoopForm(False, True, False)
+    assert form(512, saved + 1) == LoopForm(False, True, True)
+    assert form(64, 120, remat=False) == LoopForm(True, False, False)
+    assert form(64, 120, unroll=False, remat=False) == LoopForm(False, False, False)
+    assert not form(512, 512, nested=True).nested  # nothing is computed again
+
+
+def test_nested_rounds_keep_one_state_a_block():
+    """Temporary bytes of the gradient, 6 rounds against 1."""
+
+    def temporary(rounds, form):
+        module = canvas_loop("block", form, rounds=6)
+        x = jnp.zeros((16, COUNT, WIDTH))
+        params = jax.eval_shape(functools.partial(module.init, rounds=1), jax.random.key(0), x)
+
+        def loss(params, x):
+            return jnp.sum(module.apply(params, x, rounds=rounds)[0])
+
+        compiled = jax.jit(jax.grad(loss)).lower(params, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    growth = {form: temporary(6, form) / temporary(1, form) for form in ("remat", "nested")}
+    assert growth["nested"] < 0.8 * growth["remat"], growth

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,8 @@ from roam_jax.model.loop_options import LoopOptions
 from roam_jax.tasks.balance import Balance
 from roam_jax.tasks.canvas import SceneModel
 from roam_jax.tasks.canvas_task import cell_regions, streamed_layout
+from tests.conftest import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 STREAMS = (
     Stream("seen", "patches", (1, 4, 4, 2), "input", patch=2),
     Stream("words", "tokens", (3,), "input", vocabulary=5),

@@ -34,6 +34,8 @@ def test_the_full_config_says_all_that_it_needs(robot_config):
         ("data", "goal", "final", "data.goal = 'final': expected one of none, last, uniform"),
         ("data", "declaration", "none.py", "data.declaration = 'none.py': no such file"),
         ("loop", "rounds", 0, "loop.rounds = 0: expected at least 1"),
+        ("loss", "balance", "gradnorm", "loss.balance = 'gradnorm': train.task = graft trains no"),
+        ("model", "depth", 6, "model.depth = 6: train.task = graft .*expected 3"),
         ("loop", "gate_scope", "tokens", "loop.gate_scope = 'tokens'.*did you mean 'token'"),
         ("decoder", "kind", "pool", "decoder.kind = 'pool'"),
         ("canvas", "thought_cells", -1, "canvas.thought_cells = -1"),

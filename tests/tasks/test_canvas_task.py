@@ -157,6 +157,8 @@ def refusals():
     yield "topology.kind", "ring", "topology.kind = 'ring'"
     yield "topology.backbone", "declared", "topology.backbone = 'declared': train.task = canvas has"
     yield "topology.backbone_reads_new", 0.1, "topology.backbone_reads_new = 0.1: train.task = can"
+    yield "canvas.reward_weight", 1.0, "canvas.reward_weight = 1.0: train.task = canvas has no"
+    yield "decoder.blocks", (0,), r"decoder.blocks = \(0,\): .*expected \(-1,\)"
     yield "freeze", "half", "freeze = 'half': .*expected 'full'"
     yield "backbone.path", "tiny", "backbone.path = 'tiny': .*expected ''"
     yield "seed", VALIDATION_SEED, "seed = 4294967295"
