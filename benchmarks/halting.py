@@ -3,8 +3,8 @@
     python benchmarks/halting.py
 
 3 blocks x 4 rounds, forward, width 512 (512 cells) and width 64 (120 cells, batch 8); rows set so
-that after every round more than half of what runs stops for good. Against the same loop that computes
-all cells and masks them, and against one without a threshold, alternated in one process.
+that after every round more than half of what runs stops for good. Against the same loop that
+computes all cells and masks them, and against one without a threshold, alternated in one process.
 """
 
 from __future__ import annotations
