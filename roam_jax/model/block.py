@@ -18,7 +18,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from roam_jax.attention.dense import attention_rows
+from roam_jax.attention import dense
 from roam_jax.canvas.plan import AttentionPlan
 from roam_jax.model.edge_kinds import KindedAttention
 from roam_jax.model.geometry import Geometry
@@ -131,12 +131,14 @@ class CanvasAttention(nn.Module):
         if rows is not None:
             if inverse_temperature is not None:
                 query = query * inverse_temperature.astype(query.dtype)
-            attended = attention_rows(query, key, value, rows=rows, table=plan.table)
+            attended = dense.attention_rows(query, key, value, rows=rows, table=plan.table)
             return self._out(attended)
         geometry = Geometry(self.geometry, self.heads, name="geometry")
         read, by = geometry(query, key, here, there)
         if inverse_temperature is not None:
             read = read * inverse_temperature.astype(read.dtype)
+        if plan.is_free and dense.free_in_one_go(read, by):
+            return self._out(dense.attention(read, by, value))
         attend = KindedAttention(name="edges")
         attended = attend(read, by, value, plan, plain=(query, key))
         return self._out(attended)

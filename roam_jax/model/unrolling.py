@@ -11,7 +11,7 @@ x 4 rounds, one core, in terms of torch's looped by canvas-engineering:
 | 64, 120, 8          | 0.80        | 1.70          | 0.75           |
 | 128, 128, 8         | 0.92        | 1.85          | 0.96           |
 | 256, 256, 2         | 0.95        | 1.52          | 1.00           |
-| 512, 512, 1         | 1.05        | 1.42          | 1.19           |
+| 512, 512, 1         | 0.95        | 1.38          | 1.06           |
 
 `benchmarks/looped_stack.py --forms` measures it.
 """

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from roam_jax.attention import dense
 from roam_jax.attention.geometry import canvas_coordinates
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.plan import compile_plan
@@ -65,7 +66,7 @@ def bias(amplitude):
     return np.einsum("nmafs,kafs->knm", waves, amplitude)
 
 
-def reference(params, x, *, geometry="none", inverse_temperature=1.0):
+def reference(params, x, *, geometry="none", inverse_temperature=1.0, topology=TOPOLOGY):
     """All pairs, masked."""
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     x = np.asarray(x, np.float64)
@@ -80,7 +81,7 @@ def reference(params, x, *, geometry="none", inverse_temperature=1.0):
     # Rows and columns from flat canvas order to region by region.
     order = np.concatenate([LAYOUT.region_indices(name) for name in LAYOUT.regions])
     with np.errstate(divide="ignore"):
-        mask = np.log(TOPOLOGY.to_attention_mask(LAYOUT)[np.ix_(order, order)])
+        mask = np.log(topology.to_attention_mask(LAYOUT)[np.ix_(order, order)])
     weights = softmax(scores * inverse_temperature + mask, axis=-1)
     read = np.einsum("bknm,bmkd->bnkd", weights, heads("v")).reshape(x.shape)
     x = x + linear(attn["to_out"], read)
@@ -105,6 +106,17 @@ def test_a_fresh_geometry_changes_nothing(geometry):
     plain = {**fresh, "attn": {n: p for n, p in fresh["attn"].items() if n != "geometry"}}
     out = block(geometry).apply({"params": fresh}, x)
     np.testing.assert_allclose(out, block().apply({"params": plain}, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scores", [dense.FREE_SCORES, 0])
+def test_free_attention_equals_numpy_in_one_go_and_planned(scores, monkeypatch):
+    monkeypatch.setattr(dense, "FREE_SCORES", scores)
+    free = CanvasTopology.dense(list(LAYOUT.regions))
+    module = block().clone(plan=compile_plan(LAYOUT, free))
+    params, x = params_of("none"), cells()
+    out = module.apply({"params": params}, jnp.asarray(x), jnp.float32(2.5))
+    expected = reference(params, x, inverse_temperature=2.5, topology=free)
+    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
 
 
 def looped(geometry="none", **fields):
