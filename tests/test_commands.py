@@ -83,9 +83,6 @@ def assert_close(rows, others):
 
 def test_seeds_of_a_graft_are_runs_of_their_own(workdir, options, tmp_path):
     """Trained together on shared frozen weights."""
-    # A command has a process of its own. After tests of other files JAX has once taken a lowered
-    # map over 8 rows for that over 4.
-    jax.clear_caches()
     line = ["--config", TINY, "--workdir", tmp_path, *options, "--seeds", "0:2"]
     assert command(train_command.main, *line) == 0
     assert_close(rows_of(tmp_path, 0), rows_of(workdir))

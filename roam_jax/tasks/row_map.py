@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from roam_jax.contracts import Params
 
@@ -32,7 +32,9 @@ def map_rows(function: Callable[[Params, Rows], Rows], params: Params, rows: Row
 
     first = jax.tree.leaves(rows)[0]
     mesh = jax.typeof(first).sharding.mesh
-    if mesh.empty or mesh.size == 1 or first.shape[0] % mesh.size:
+    # Within a `shard_map`, rows are those of one device already.
+    apart = AxisType.Manual in mesh.axis_types
+    if apart or mesh.empty or mesh.size == 1 or first.shape[0] % mesh.size:
         return in_turn(params, rows)
     # Without this, XLA would bring every row to every device: a loop's axis cannot stay split.
     split = PartitionSpec(mesh.axis_names)
