@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from roam_jax.canvas.layout import CanvasLayout, RegionSpec
+from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.data import contact_scene_physics as physics
 from roam_jax.data import scene_drawing as drawing
 from roam_jax.data.contact_scene_physics import RADIUS, SUBSTEPS
-from roam_jax.data.scene import THOUGHT, Scene, Stream
+from roam_jax.data.scene import THOUGHT, Scene, Stream, lay_out
 from roam_jax.data.scene_checks import check_number
 from roam_jax.data.scene_random import between, either_way, example_numbers, order_of
 
@@ -106,28 +106,17 @@ class ContactScene(Scene):
         """200 cells: video at the left, thought at the right, the rest in a row below."""
         now = self.observed_frames
         below = (SIDE, SIDE + 1)
-        inputs = {
+        boxes = {
             "observed_video": (0, now, 0, SIDE, 0, SIDE),
             "proprio": (0, now, *below, 0, 1),
             "actions": (0, FRAMES, *below, 1, 1 + COMMANDS_A_FRAME),
             THOUGHT: (0, FRAMES, 0, SIDE + 1, SIDE, SIDE + 1),
-        }
-        outputs = {
             "future_video": (now, FRAMES, 0, SIDE, 0, SIDE),
             "future_proprio": (now, FRAMES, *below, 0, 1),
             "contact": (0, FRAMES, *below, SIDE - 1, SIDE),
         }
-        specs = {name: RegionSpec(bounds, is_output=False) for name, bounds in inputs.items()}
-        specs |= {name: RegionSpec(bounds) for name, bounds in outputs.items()}
-        order = [*(stream.name for stream in self.streams), THOUGHT]
-        return CanvasLayout(
-            T=FRAMES,
-            H=SIDE + 1,
-            W=SIDE + 1,
-            d_model=width,
-            regions={name: specs[name] for name in order},
-            t_current=now,
-        )
+        grid = (FRAMES, SIDE + 1, SIDE + 1)
+        return lay_out(self.streams, boxes, grid=grid, width=width, t_current=now)
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Past and future belong together."""

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from roam_jax.canvas.layout import CanvasLayout, RegionSpec
+from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.data import multimodal_scene_questions as asked
 from roam_jax.data import scene_drawing as drawing
 from roam_jax.data.multimodal_scene_hand import COMMANDS_A_FRAME, HAND_RADIUS, move_hand
-from roam_jax.data.scene import THOUGHT, Scene, Stream
+from roam_jax.data.scene import THOUGHT, Scene, Stream, lay_out
 from roam_jax.data.scene_checks import check_number
 from roam_jax.data.scene_random import either_way, example_numbers, order_of
 from roam_jax.spelling import check_choice
@@ -105,30 +105,19 @@ class MultimodalScene(Scene):
         now = self.observed_frames
         last = FRAMES - 1
         below = (SIDE, SIDE + 1)
-        inputs = {
+        boxes = {
             "observed_video": (0, now, 0, SIDE, 0, SIDE),
             "question": (0, 1, 0, 4, SIDE, SIDE + 2),
             "proprio": (0, now, *below, 0, 1),
             "actions": (0, last, *below, 2, 2 + COMMANDS_A_FRAME),
             THOUGHT: (1, FRAMES, 0, 4, SIDE, SIDE + 2),
-        }
-        outputs = {
             "future_video": (now, FRAMES, 0, SIDE, 0, SIDE),
             "future_proprio": (now, FRAMES, *below, 0, 1),
             "reward": (0, FRAMES, *below, 1, 2),
             "answer": (last, FRAMES, *below, 2, 2 + asked.STEPS),
         }
-        specs = {name: RegionSpec(bounds, is_output=False) for name, bounds in inputs.items()}
-        specs |= {name: RegionSpec(bounds) for name, bounds in outputs.items()}
-        order = [*(stream.name for stream in self.streams), THOUGHT]
-        return CanvasLayout(
-            T=FRAMES,
-            H=SIDE + 1,
-            W=SIDE + 2,
-            d_model=width,
-            regions={name: specs[name] for name in order},
-            t_current=now,
-        )
+        grid = (FRAMES, SIDE + 1, SIDE + 2)
+        return lay_out(self.streams, boxes, grid=grid, width=width, t_current=now)
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Past and future belong together, and what is asked and answered."""

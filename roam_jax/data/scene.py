@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from jaxtyping import Array, UInt32
 
-from roam_jax.canvas.layout import CanvasLayout
+from roam_jax.canvas.layout import CanvasLayout, RegionSpec
 
 KINDS = ("patches", "vectors", "tokens", "scalars")
 ROLES = ("input", "output")
 # How an output is learned.
 OBJECTIVES = ("diffusion", "regression", "classification")
+# Half-open (t0, t1, h0, h1, w0, w1).
+Bounds = tuple[int, int, int, int, int, int]
 # Cells that hold no stream: learned queries to compute with.
 THOUGHT = "thought"
 
@@ -50,6 +52,35 @@ class Stream:
     vocabulary: int = 0
     patch: int = 0
     cell_names: tuple[str, ...] = ()
+
+
+def lay_out(
+    streams: Collection[Stream],
+    boxes: Mapping[str, Bounds],
+    *,
+    grid: tuple[int, int, int],
+    width: int,
+    t_current: int,
+) -> CanvasLayout:
+    """A region for every stream, in their order, then `THOUGHT`; outputs are those of the streams.
+
+    Args:
+        streams: of the scene.
+        boxes: name -> bounds, of every stream and of `THOUGHT`.
+        grid: frames, rows and columns of the canvas.
+        width: of a cell.
+        t_current: first frame that is predicted.
+    """
+    outputs = {stream.name: stream.role == "output" for stream in streams} | {THOUGHT: False}
+    frames, rows, columns = grid
+    return CanvasLayout(
+        T=frames,
+        H=rows,
+        W=columns,
+        d_model=width,
+        regions={name: RegionSpec(boxes[name], is_output=out) for name, out in outputs.items()},
+        t_current=t_current,
+    )
 
 
 class Scene(abc.ABC):
