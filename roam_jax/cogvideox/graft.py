@@ -9,7 +9,6 @@ is the backbone at initialisation, for any number of rounds.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -32,22 +31,11 @@ from roam_jax.cogvideox.graft_config import GraftConfig
 from roam_jax.cogvideox.graft_passes import Passes, plan_passes
 from roam_jax.cogvideox.transformer import Readout
 from roam_jax.model.looped import LAYER_OUTPUT, LoopedBlock, Round, Streams
-from roam_jax.model.one_round import OneRound
 from roam_jax.spelling import check_choice
 
 STREAMS = ("text", "video")
 # Among the regions of a measure: all cells together.
 ALL = "all"
-
-
-class _GraftedBlock(LoopedBlock):
-    """A looped block whose measures are by region."""
-
-    def _one_round(self, streams: Streams, args: tuple, *options: Any) -> OneRound:
-        """The call's cells, not a round's `keep` alone, say of which regions the cells are."""
-        _, cells = args
-        one_round = super()._one_round(streams, args, *options)
-        return dataclasses.replace(one_round, parts=lambda keep: (keep or cells).parts)
 
 
 class GraftedTransformer(nn.Module):
@@ -71,7 +59,7 @@ class GraftedTransformer(nn.Module):
         self.patch_embed = PatchEmbed(self.config, dtype=self.dtype)
         self.time_embedding = TimeEmbedding(self.config, dtype=self.dtype)
         loop = self.graft_config
-        self.blocks = _GraftedBlock(
+        self.blocks = LoopedBlock(
             make_block=lambda: Block(self.config, self.dtype, loop.geometry),
             call=_call_block,
             gate=loop.gate,
@@ -82,6 +70,7 @@ class GraftedTransformer(nn.Module):
             saved=(LAYER_OUTPUT,),
             inverse_temperatures=loop.inverse_temperatures,
             select=_select_cells,
+            parts=lambda keep, temb, cells: (keep or cells).parts,
             reinject=loop.reinject,
             halting=loop.halting,
             backprop_rounds=loop.backprop_rounds,

@@ -51,7 +51,7 @@ class OneRound:
 
     call: Callable[..., Streams]
     select: Callable[[Streams, Any], Streams] | None
-    parts: Callable[[Any], Parts] | None
+    parts: Callable[..., Parts] | None
     call_rows: Callable[..., Streams] | None
     gate: str
     reinject: str
@@ -203,7 +203,7 @@ class OneRound:
     def _parts(self, state: Streams) -> Parts:
         if self.parts is None:
             return round_measures.whole_streams(state)
-        return self.parts(self.keep)
+        return self.parts(self.keep, *self.args)
 
 
 def frozen(tree: Any) -> Any:

@@ -201,7 +201,7 @@ class CanvasLoop(nn.Module):
             reinject=options.reinject,
             halting=options.halting,
             backprop_rounds=options.backprop_rounds,
-            parts=None if self.parts is None else lambda keep: {CELLS: self.parts},
+            parts=None if self.parts is None else lambda keep, *_: {CELLS: self.parts},
             unroll=form.unroll,
             # A detached one of many has no name.
             **({"parent": None} if over_block else {"name": BLOCKS}),
