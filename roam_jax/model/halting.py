@@ -26,25 +26,6 @@ from roam_jax.model.loop_rows import token_value
 BUCKETS = (1.0, 0.5, 0.25, 0.125, 0.0)
 
 
-def check_threshold(threshold: float | None, *, halting: str) -> None:
-    """Refuses thresholds that no mass can reach, and those of loops that never stop.
-
-    Raises:
-        ValueError: it is not above 0 and at most 1, or there is no halting.
-    """
-    if threshold is None:
-        return
-    if not 0 < threshold <= 1:
-        raise ValueError(
-            f"eval.exit_threshold = {threshold}: expected a number above 0 and at most 1"
-        )
-    if halting == "none":
-        raise ValueError(
-            f"eval.exit_threshold = {threshold} with loop.halting = 'none': no cell has learned "
-            "when to stop; expected loop.halting = 'learned'"
-        )
-
-
 def stopping_chance(row: dict[str, Array], state: Float[Array, "B N D"]) -> Float[Array, "B N 1"]:
     """sigmoid(a_r + w_r . LN(h)), the chance that a cell which runs stops after the round.
 

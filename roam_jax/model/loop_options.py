@@ -58,13 +58,7 @@ class LoopOptions:
             raise ValueError(f"loop.rounds = {self.rounds}: expected at least 1")
         check_choice("loop.over", self.over, OVER)
         check_gate(self.gate, self.gate_scope)
-        check_choice("loop.reinject", self.reinject, REINJECTIONS)
-        check_choice("loop.halting", self.halting, HALTINGS)
-        if not 0 <= self.backprop_rounds <= self.rounds:
-            raise ValueError(
-                f"loop.backprop_rounds = {self.backprop_rounds}: expected 0 (all) to loop.rounds = "
-                f"{self.rounds}"
-            )
+        check_rounds_options(self.reinject, self.halting, self.backprop_rounds, rounds=self.rounds)
         self._check_one_round()
         if self.halts and self.self_distillation:
             raise ValueError(
@@ -140,6 +134,20 @@ def check_gate(gate: str, gate_scope: str) -> None:
         )
 
 
+def check_rounds_options(reinject: str, halting: str, backprop_rounds: int, *, rounds: int) -> None:
+    """Refuses re-injections and haltings that do not exist, and gradients through no round.
+
+    Raises:
+        ValueError: names the leaf.
+    """
+    check_choice("loop.reinject", reinject, REINJECTIONS)
+    check_choice("loop.halting", halting, HALTINGS)
+    if not 0 <= backprop_rounds <= rounds:
+        raise ValueError(
+            f"loop.backprop_rounds = {backprop_rounds}: expected 0 (all) to loop.rounds = {rounds}"
+        )
+
+
 def check_ponder(ponder: float) -> None:
     """Refuses weights of the ponder cost that are none.
 
@@ -160,14 +168,26 @@ def exit_threshold(value: float, *, halting: str) -> float | None:
     Raises:
         ValueError: out of range, or the run's cells never stop.
     """
-    if not 0 <= value <= 1:
+    threshold = value or None
+    check_threshold(threshold, halting=halting)
+    return threshold
+
+
+def check_threshold(threshold: float | None, *, halting: str) -> None:
+    """Refuses thresholds that no mass can reach, and those of loops that never stop.
+
+    Raises:
+        ValueError: it is not above 0 and at most 1, or there is no halting.
+    """
+    if threshold is None:
+        return
+    if not 0 < threshold <= 1:
         raise ValueError(
-            f"eval.exit_threshold = {value}: expected a number above 0 and at most 1, or 0 to run "
-            "all rounds"
+            f"eval.exit_threshold = {threshold}: expected a number above 0 and at most 1 (in a "
+            "config also 0, to run all rounds)"
         )
-    if value and halting == "none":
+    if halting == "none":
         raise ValueError(
-            f"eval.exit_threshold = {value} with loop.halting = 'none': no cell of this run has "
-            "learned when to stop; expected 0, or a run with loop.halting = 'learned'"
+            f"eval.exit_threshold = {threshold} with loop.halting = 'none': no cell of this run "
+            "has learned when to stop; expected 0, or a run with loop.halting = 'learned'"
         )
-    return value or None

@@ -25,13 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from roam_jax.model import halting
-from roam_jax.model.loop_options import HALTINGS, REINJECTIONS, check_gate
+from roam_jax.model.loop_options import check_gate, check_rounds_options, check_threshold
 from roam_jax.model.loop_rows import LoopRows
 from roam_jax.model.one_round import Carry, OneRound, Round, frozen, identity_backwards
 from roam_jax.model.round_measures import Parts, Streams
 from roam_jax.model.unrolling import LoopForm, loop_form
-from roam_jax.spelling import check_choice
 
 # What may stand in for rounds without parameters: the last row.
 EXTRAPOLATIONS = ("last",)
@@ -64,8 +62,8 @@ class LoopedBlock(nn.Module):
         halting: learned: cells may stop, see `halting.py`; none.
         backprop_rounds: gradients flow through so many of the last rounds, 0 = all; earlier ones
             count as identity, so that what comes before the loop still trains.
-        parts: `parts(keep) -> stream -> part -> places`, the parts that measures are for, with
-            names unique over streams; `keep` is None but in a tail. None = the streams.
+        parts: `parts(keep, *args) -> stream -> part -> places`, the parts that measures are for,
+            with names unique over streams; `keep` is None but in a tail. None = the streams.
         call_rows: `call_rows(block, streams, round, rows, *args) -> streams`, the block for the
             cells `rows` (B, M) of the one stream alone, (B, M, D), which read all cells. Saves time
             under a threshold; None = all cells are computed.
@@ -86,7 +84,7 @@ class LoopedBlock(nn.Module):
     reinject: str = "none"
     halting: str = "none"
     backprop_rounds: int = 0
-    parts: Callable[[Any], Parts] | None = None
+    parts: Callable[..., Parts] | None = None
     call_rows: Callable[..., Streams] | None = None
     unroll: bool | None = False
     remat: bool | None = True
@@ -94,18 +92,14 @@ class LoopedBlock(nn.Module):
     def setup(self):
         """Declares the block's parameters at this level, and the loop rows."""
         check_gate(self.gate, self.gate_scope)
-        check_choice("loop.reinject", self.reinject, REINJECTIONS)
-        check_choice("loop.halting", self.halting, HALTINGS)
+        check_rounds_options(
+            self.reinject, self.halting, self.backprop_rounds, rounds=self.trained_rounds
+        )
         count = len(self.inverse_temperatures)
         if count not in (0, self.trained_rounds):
             raise ValueError(
                 f"{count} inverse temperatures for loop.rounds = {self.trained_rounds}: expected "
                 "one a round, or none"
-            )
-        if not 0 <= self.backprop_rounds <= self.trained_rounds:
-            raise ValueError(
-                f"loop.backprop_rounds = {self.backprop_rounds}: expected 0 (all) to loop.rounds = "
-                f"{self.trained_rounds}"
             )
         self.block = self.make_block()
         nn.share_scope(self, self.block)
@@ -154,11 +148,11 @@ class LoopedBlock(nn.Module):
             D), what the loop would return if it ended there.
 
         Raises:
-            ValueError: see `check_rounds` and `halting.check_threshold`; the tail is longer than
+            ValueError: see `check_rounds` and `check_threshold`; the tail is longer than
                 the rounds, or comes with `exit` or `collect`; or `exit` is out of range.
         """
         check_rounds(rounds, trained=self.trained_rounds, extrapolate=extrapolate)
-        halting.check_threshold(threshold, halting=self.halting)
+        check_threshold(threshold, halting=self.halting)
         _check_exit(exit, rounds=rounds, tail=tail, collect=collect)
         first = max(rounds - self.backprop_rounds, 0) if self.backprop_rounds else 0
         if self.is_initializing():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from roam_jax.model import halting
+from roam_jax.model.loop_options import check_threshold
 from roam_jax.model.loop_rows import uniform_halt
 from tests.model import loop_reference
 from tests.model.test_looped import STREAMS, apply, make_streams
@@ -104,10 +105,10 @@ def test_a_round_without_running_cells_is_not_computed():
 def test_thresholds_out_of_range_are_refused(threshold):
     message = f"eval.exit_threshold = {threshold}: expected a number above 0 and at most 1"
     with pytest.raises(ValueError, match=message):
-        halting.check_threshold(threshold, halting="learned")
+        check_threshold(threshold, halting="learned")
 
 
 def test_a_threshold_without_halting_is_refused():
-    halting.check_threshold(None, halting="none")
+    check_threshold(None, halting="none")
     with pytest.raises(ValueError, match=r"eval.exit_threshold = 0.5 with loop.halting = 'none'"):
         looped().apply({"params": params_for()}, make_streams(), rounds=2, threshold=0.5)
