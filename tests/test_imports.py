@@ -10,6 +10,7 @@ LAYERS = {
     "axes": 0,
     "contracts": 0,
     "files": 0,
+    "morphology": 0,
     "spelling": 0,
     "video_files": 0,
     "diffusion": 1,
@@ -22,7 +23,9 @@ LAYERS = {
     "cli": 7,
     "__main__": 8,
 }
-LEAVES = ("axes", "contracts", "files", "spelling", "video_files")
+LEAVES = ("axes", "contracts", "files", "morphology", "spelling", "video_files")
+# Of data/, these alone may make episodes in sim/.
+MAKERS = ("embedded.py", "demonstrations.py")
 SIDES = {
     "sim": {*LEAVES},
     "data": {*LEAVES, "canvas"},
@@ -59,8 +62,8 @@ def may_import(path: pathlib.Path, importer: str, imported: str) -> bool:
     if importer == imported:
         return True
     if importer in SIDES:
-        embedded = path.name == "embedded.py" and importer == "data" and imported == "sim"
-        return imported in SIDES[importer] or embedded
+        makes = path.name in MAKERS and importer == "data" and imported == "sim"
+        return imported in SIDES[importer] or makes
     if imported in SIDES:
         return LAYERS[importer] >= FIRST_LAYER_WITH_SIDES
     return LAYERS[imported] < LAYERS[importer]
