@@ -10,7 +10,8 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from roam_jax.sim.tabletop import CAMERA, HIDDEN_GROUP, Scene, Table
+from roam_jax.sim.fragments import HIDDEN_GROUP, RGB
+from roam_jax.sim.tabletop import CAMERA, Point, Scene, Table
 
 AMBIENT = 0.45
 DIFFUSE = 0.62
@@ -23,36 +24,50 @@ EDGE_CONTRAST = 0.2
 TILE_BLEND = 0.008
 
 
-class Renderer:
-    """Draws one scene's camera at `size` x `size` pixels.
+class RayCamera:
+    """Draws what a camera sees of a model on a textured table or floor.
 
     Args:
-        model: compiled from `to_mjcf(scene)`.
-        scene: gives the table's texture, the lamp and the background.
         size: pixels of a side.
         supersample: rays a pixel side where neighbouring pixels differ (Whitted, 1980); 1 = never.
+        origin: place of the camera in m.
+        rotation: its right, up and backward directions as columns.
+        fovy: vertical field of view in degrees.
+        table: texture of the geom `ground`.
+        light: a point lamp, in m.
+        background_rgb: where nothing is hit, in [0, 1].
     """
 
     def __init__(
-        self, model: mujoco.MjModel, scene: Scene, *, size: int = 64, supersample: int = 2
+        self,
+        *,
+        size: int,
+        supersample: int,
+        origin: Float[np.ndarray, " 3"],
+        rotation: Float[np.ndarray, "3 3"],
+        fovy: float,
+        table: Table,
+        light: Point,
+        background_rgb: RGB,
     ):
-        self._model, self._scene = model, scene
-        self._size, self._supersample = size, supersample
-        self._camera = model.camera(CAMERA).id
-        self._table = model.geom("table").id
+        self._size, self._supersample, self._table = size, supersample, table
+        self._lamp, self._background = np.array(light), background_rgb
         self._groups = np.ones(mujoco.mjNGROUP, np.uint8)
         self._groups[HIDDEN_GROUP] = 0
-        self._rgb = model.geom_rgba[:, :3].astype(np.float32)
-        # The camera stands still, so its rays are made once: (pixels, 3) and (pixels, samples, 3).
-        self._origin = model.cam_pos[self._camera].copy()
-        rotation = model.cam_mat0[self._camera].reshape(3, 3)
-        fovy = float(model.cam_fovy[self._camera])
+        # The camera never turns, so its rays are made once: (pixels, 3), (pixels, samples, 3).
+        self._origin = np.array(origin, dtype=np.float64)
         self._rays = pixel_rays(size, fovy).reshape(-1, 3) @ rotation.T
         fine = pixel_rays(size * supersample, fovy) @ rotation.T
         fine = fine.reshape(size, supersample, size, supersample, 3).swapaxes(1, 2)
         self._fine_rays = fine.reshape(size * size, supersample**2, 3)
 
-    def render(self, data: mujoco.MjData) -> UInt8[np.ndarray, "H W 3"]:
+    def _show(self, model: mujoco.MjModel, ground: str) -> None:
+        """Draws this model from now on."""
+        self._model = model
+        self._ground = model.geom(ground).id
+        self._rgb = model.geom_rgba[:, :3].astype(np.float32)
+
+    def draw(self, data: mujoco.MjData) -> UInt8[np.ndarray, "H W 3"]:
         """The frame at the simulation's present state (after `mj_kinematics` or `mj_forward`)."""
         colour = self._shade(data, self._rays)
         if self._supersample > 1:
@@ -75,10 +90,10 @@ class Renderer:
         # Rays that hit nothing go through the same arithmetic and are overwritten at the end.
         points = self._origin + distance[:, None] * rays
         colour = self._rgb[geom]
-        on_table = geom == self._table
-        colour[on_table] = texture(self._scene.table, points[on_table, :2])
+        on_table = geom == self._ground
+        colour[on_table] = texture(self._table, points[on_table, :2])
         colour *= self._light(data, points, normal)[:, None]
-        colour[geom < 0] = self._scene.background_rgb
+        colour[geom < 0] = self._background
         return colour
 
     def _edges(self, colour: Float[np.ndarray, "N 3"]) -> Bool[np.ndarray, " N"]:
@@ -112,14 +127,44 @@ class Renderer:
         normal: Float[np.ndarray, "N 3"],
     ) -> Float[np.ndarray, " N"]:
         """Lambert's law from a point lamp, with hard shadows."""
-        lamp = np.array(self._scene.light)
-        rays = points - lamp
+        rays = points - self._lamp
         reach = np.sqrt(np.einsum("nc,nc->n", rays, rays))
         rays /= reach[:, None]
         facing = np.maximum(-np.einsum("nc,nc->n", rays, normal), 0.0)
-        _, first, _ = self._cast(data, lamp, rays)
+        _, first, _ = self._cast(data, self._lamp, rays)
         lit = first > reach - SHADOW_BIAS
         return (AMBIENT + DIFFUSE * facing * lit).astype(np.float32)
+
+
+class Renderer(RayCamera):
+    """Draws one scene's camera at `size` x `size` pixels.
+
+    Args:
+        model: compiled from `to_mjcf(scene)`.
+        scene: gives the table's texture, the lamp and the background.
+        size: pixels of a side.
+        supersample: rays a pixel side where neighbouring pixels differ; 1 = never.
+    """
+
+    def __init__(
+        self, model: mujoco.MjModel, scene: Scene, *, size: int = 64, supersample: int = 2
+    ):
+        camera = model.camera(CAMERA).id
+        super().__init__(
+            size=size,
+            supersample=supersample,
+            origin=model.cam_pos[camera],
+            rotation=model.cam_mat0[camera].reshape(3, 3),
+            fovy=float(model.cam_fovy[camera]),
+            table=scene.table,
+            light=scene.light,
+            background_rgb=scene.background_rgb,
+        )
+        self._show(model, "table")
+
+    def render(self, data: mujoco.MjData) -> UInt8[np.ndarray, "H W 3"]:
+        """The frame at the simulation's present state (after `mj_kinematics` or `mj_forward`)."""
+        return self.draw(data)
 
 
 def pixel_rays(size: int, fovy: float) -> Float[np.ndarray, "H W 3"]:

@@ -16,6 +16,18 @@ import numpy as np
 from jaxtyping import Float
 
 from roam_jax.contracts import ACTION_DIM, ACTION_NAMES, GRIPPER
+from roam_jax.sim.fragments import (
+    FINGER_TRAVEL,
+    FINGERS,
+    RGB,
+    TABLE_MJCF,
+    TIP_OFFSET,
+    gantry_drives,
+    gantry_mjcf,
+    planar_joints_mjcf,
+    rgba,
+    vector,
+)
 from roam_jax.spelling import nearest
 
 CONTROL_PERIOD = 0.2  # seconds between actions: Bridge's 5 Hz
@@ -24,22 +36,10 @@ MAX_PROPS = 2  # one contact pair each
 SHAPES = ("cube", "ball", "cylinder")
 TEXTURES = ("checker", "stripes", "plain")
 CAMERA = "over_shoulder"
-# Geoms of this group collide and are not drawn.
-HIDDEN_GROUP = 3
-
-TIP_OFFSET = 0.11  # metres from the wrist's centre of rotation down to the point between the tips
-FINGER_TRAVEL = 0.034  # metres each finger moves between closed and open
 # Commanded poses saturate here, as a robot's do at its joint limits (metres, radians).
 POSE_LOW = np.array([0.08, -0.26, 0.012, -0.6, -0.6, -1.2])
 POSE_HIGH = np.array([0.50, 0.26, 0.300, 0.6, 0.6, 1.2])
 
-# Natural frequencies (rad/s) of the critically damped joints. In one control period an arm joint
-# makes 83 % of a step and a finger 48 %: the arm lags a little, and the gripper ramps over two or
-# three stored states.
-ARM_FREQUENCY = 16.0
-FINGER_FREQUENCY = 8.0
-
-RGB = tuple[float, float, float]
 Point = tuple[float, float, float]
 
 
@@ -169,16 +169,10 @@ def _prop_mjcf(index: int, prop: Prop) -> str:
     x, y = prop.position
     return f"""
     <body name="prop_{index}" pos="{x:.9g} {y:.9g} {size}">
-      <joint name="prop_{index}_x" type="slide" axis="1 0 0" frictionloss="0.2" damping="2"/>
-      <joint name="prop_{index}_y" type="slide" axis="0 1 0" frictionloss="0.2" damping="2"/>
-      <joint name="prop_{index}_yaw" axis="0 0 1" frictionloss="0.004" damping="0.004"/>
+      {planar_joints_mjcf(f"prop_{index}")}
       <geom name="prop_{index}" type="{kind}" size="{sizes}" euler="0 0 {prop.yaw:.9g}" mass="0.1"
-            rgba="{_rgba(prop.rgb)}"/>
+            rgba="{rgba(prop.rgb)}"/>
     </body>"""
-
-
-def _rgba(rgb: RGB) -> str:
-    return " ".join(f"{channel:.6g}" for channel in rgb) + " 1"
 
 
 def to_mjcf(scene: Scene) -> str:
@@ -193,15 +187,7 @@ def to_mjcf(scene: Scene) -> str:
         for i in range(len(scene.props))
     )
     (right, up), view = scene.camera.axes(), scene.camera
-    gripper = _rgba(scene.gripper_rgb)
-    arm, finger = ARM_FREQUENCY**2, FINGER_FREQUENCY**2
-    drives = "".join(
-        f'<position name="{name}" joint="{name}" kp="{arm:.9g}" dampratio="1"/>'
-        for name in ACTION_NAMES[:GRIPPER]
-    ) + "".join(
-        f'<position name="{side}" joint="{side}" kp="{finger:.9g}" dampratio="1"/>'
-        for side in ("left", "right")
-    )
+    drives = gantry_drives((*ACTION_NAMES[:GRIPPER], *FINGERS))
     return f"""
 <mujoco model="tabletop">
   <compiler angle="radian"/>
@@ -211,42 +197,14 @@ def to_mjcf(scene: Scene) -> str:
     <default class="drive"><joint armature="1"/></default>
   </default>
   <worldbody>
-    <camera name="{CAMERA}" pos="{_vector(view.position)}" fovy="{view.fovy:.9g}"
-            xyaxes="{_vector(right)} {_vector(up)}"/>
-    <geom name="table" type="plane" size="0.5 0.45 0.01" pos="0.35 0 0"/>
-    <body name="carriage" childclass="drive">
-      <joint name="x" type="slide" axis="1 0 0"/>
-      <joint name="y" type="slide" axis="0 1 0"/>
-      <joint name="z" type="slide" axis="0 0 1"/>
-      <geom name="mast" type="cylinder" fromto="0 0 0.02 0 0 0.5" size="0.014" mass="0.01"
-            rgba="0.75 0.75 0.78 1"/>
-      <body name="wrist">
-        <joint name="yaw" axis="0 0 1"/>
-        <joint name="pitch" axis="0 1 0"/>
-        <joint name="roll" axis="1 0 0"/>
-        <geom name="palm" type="box" pos="0 0 -0.02" size="0.022 0.052 0.022" mass="0.01"
-              rgba="{gripper}"/>
-        <geom name="tip" type="sphere" pos="0 0 -0.096" size="0.014" mass="0.001"
-              group="{HIDDEN_GROUP}"/>
-        <site name="tip" pos="0 0 {-TIP_OFFSET}"/>
-        <body name="left" pos="0 0.008 -0.076">
-          <joint name="left" type="slide" axis="0 1 0"/>
-          <geom name="left" type="box" size="0.013 0.008 0.034" mass="0.01" rgba="{gripper}"/>
-        </body>
-        <body name="right" pos="0 -0.008 -0.076">
-          <joint name="right" type="slide" axis="0 -1 0"/>
-          <geom name="right" type="box" size="0.013 0.008 0.034" mass="0.01" rgba="{gripper}"/>
-        </body>
-      </body>
-    </body>{props}
+    <camera name="{CAMERA}" pos="{vector(view.position)}" fovy="{view.fovy:.9g}"
+            xyaxes="{vector(right)} {vector(up)}"/>
+    {TABLE_MJCF}
+{gantry_mjcf(scene.gripper_rgb)}{props}
   </worldbody>
   <contact>{pairs}</contact>
   <actuator>{drives}</actuator>
 </mujoco>"""
-
-
-def _vector(values) -> str:
-    return " ".join(f"{value:.9g}" for value in values)
 
 
 def wrist_position(pose: Float[np.ndarray, " 6"]) -> Float[np.ndarray, " 3"]:

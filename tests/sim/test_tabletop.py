@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from roam_jax.sim import tabletop
+from roam_jax.sim import fragments, tabletop
 from roam_jax.sim.tabletop import Prop, Scene, SimulationDivergedError, Table, Tabletop
 
 CUBE = Prop("cube", "red", (0.9, 0.1, 0.1), 0.03, (0.30, 0.10))
@@ -68,14 +68,14 @@ def test_one_step_lags_as_a_critically_damped_joint():
     before = table.state
     delta = np.array([0.02, -0.02, 0.02, 0, 0, 0])
     moved = (table.step(np.array([*delta, 0.0])) - before)[:3]
-    phase = tabletop.ARM_FREQUENCY * tabletop.CONTROL_PERIOD
+    phase = fragments.ARM_FREQUENCY * tabletop.CONTROL_PERIOD
     np.testing.assert_allclose(moved / delta[:3], 1 - (1 + phase) * math.exp(-phase), atol=0.03)
 
 
 def test_gripper_ramps_over_several_states():
     table = Tabletop(SCENE)
     openings = [table.step(np.array([*np.zeros(6), 1.0]))[6] for _ in range(8)]
-    phase = tabletop.FINGER_FREQUENCY * tabletop.CONTROL_PERIOD * np.arange(1, 9)
+    phase = fragments.FINGER_FREQUENCY * tabletop.CONTROL_PERIOD * np.arange(1, 9)
     np.testing.assert_allclose(openings, 1 - (1 + phase) * np.exp(-phase), atol=0.03)
     assert sum(0.05 < opening < 0.95 for opening in openings) == 2
 
@@ -85,7 +85,7 @@ def test_commands_saturate_at_the_workspace():
     table.step(np.array([9.0, -9.0, -9.0, 9.0, 9.0, 9.0, 7.0]))
     expected = np.where([1, 0, 0, 1, 1, 1], tabletop.POSE_HIGH, tabletop.POSE_LOW)
     np.testing.assert_array_equal(table.command, expected)
-    assert table.data.ctrl[-1] == tabletop.FINGER_TRAVEL
+    assert table.data.ctrl[-1] == fragments.FINGER_TRAVEL
 
 
 @pytest.mark.parametrize("shape", tabletop.SHAPES)
