@@ -12,23 +12,23 @@ import dataclasses
 import functools
 import hashlib
 import io
-import json
-import os
 import pathlib
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from jaxtyping import Float, UInt8
 from PIL import Image
-from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
 
 from roam_jax.contracts import ACTION_DIM, cache_dir
-from roam_jax.data.records import frame_record
+from roam_jax.data.rlds_writing import (
+    serialize_example,
+    write_folder_once,
+    write_info,
+    write_split,
+)
 from roam_jax.sim.environments import KINDS, PLAIN_LOOK, VARIED_LOOK, Look, draw_environment
 from roam_jax.sim.experts import Episode, run_expert
 from roam_jax.sim.render import Renderer
@@ -105,27 +105,10 @@ def ensure_embedded(
     directory = cache_dir() / "embedded" if directory is None else pathlib.Path(directory)
     folder = directory / f"{NAME}-{name}-g{GENERATOR_VERSION}-{spec.digest()}"
     if not folder.exists():
-        _write_atomically(spec, folder)
+        logging.info("Making %d embedded episodes in %s (once)", spec.train + spec.val, folder)
+        dropped = write_folder_once(folder, lambda empty: write_dataset(spec, empty / VERSION))
+        logging.info("Made %s; dropped %s", folder, dict(dropped))
     return folder / VERSION
-
-
-def _write_atomically(spec: EmbeddedSpec, folder: pathlib.Path) -> None:
-    """Write into a temporary sibling and rename it; a folder that another process made stays."""
-    logging.info("Making %d embedded episodes in %s (once)", spec.train + spec.val, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        dropped = write_dataset(spec, temporary / VERSION)
-        temporary.chmod(0o755)  # mkdtemp's is for its owner alone
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            # A folder cannot be renamed onto a full one: another process was first.
-            if not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    logging.info("Made %s; dropped %s", folder, dict(dropped))
 
 
 def write_dataset(spec: EmbeddedSpec, root: pathlib.Path) -> dict[str, int]:
@@ -140,37 +123,29 @@ def write_dataset(spec: EmbeddedSpec, root: pathlib.Path) -> dict[str, int]:
     """
     root.mkdir(parents=True)
     dropped = {"diverged": 0, "unsuccessful": 0}
-    splits = []
-    for index, (split, count) in enumerate((("train", spec.train), ("val", spec.val))):
-        size = 0
-        with (root / f"{NAME}-{split}.tfrecord-00000-of-00001").open("wb") as shard:
-            for number, episode in enumerate(_episodes(spec, index, count, dropped)):
-                kind = episode.environment.goal.kind
-                path = f"{NAME}-{spec.digest()}/{split}/{kind}"
-                payload = serialize_episode(episode, file_path=path, number=number)
-                shard.write(frame_record(payload))
-                size += len(payload)
-        splits.append(
-            {
-                "name": split,
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "numBytes": str(size),
-                "shardLengths": [str(count)],
-            }
-        )
-    info = {
-        "citation": "roam_jax",
-        "description": f"Scripted tabletop episodes of {spec}; dropped: {dropped}.",
-        "fileFormat": "tfrecord",
-        "moduleName": "roam_jax.data.embedded",
-        "name": NAME,
-        "releaseNotes": {VERSION: f"Generator {GENERATOR_VERSION}."},
-        "splits": splits,
-        "version": VERSION,
-    }
-    bridge_features(spec.image_size).save_config(root)
-    (root / "dataset_info.json").write_text(json.dumps(info, indent=2))
+    splits = [
+        write_split(root, NAME, split, _payloads(spec, index, split, count, dropped))
+        for index, (split, count) in enumerate((("train", spec.train), ("val", spec.val)))
+    ]
+    write_info(
+        root,
+        bridge_features(spec.image_size),
+        name=NAME,
+        version=VERSION,
+        module="roam_jax.data.embedded",
+        description=f"Scripted tabletop episodes of {spec}; dropped: {dropped}.",
+        generator=GENERATOR_VERSION,
+        splits=splits,
+    )
     return dropped
+
+
+def _payloads(
+    spec: EmbeddedSpec, index: int, split: str, count: int, dropped: dict[str, int]
+) -> Iterator[bytes]:
+    for number, episode in enumerate(_episodes(spec, index, count, dropped)):
+        path = f"{NAME}-{spec.digest()}/{split}/{episode.environment.goal.kind}"
+        yield serialize_episode(episode, file_path=path, number=number)
 
 
 def _episodes(
@@ -255,7 +230,6 @@ def bridge_features(image_size: int) -> tfds.features.FeaturesDict:
 def serialize_episode(episode: Episode, *, file_path: str, number: int) -> bytes:
     """The episode as the payload of one record: a tf.train.Example of flattened features.
 
-    tfds names nested features by "/"-joined paths and stores a sequence's steps end to end.
     `file_path` and `number` together name the episode, in `episode_metadata`.
     """
     length = len(episode.states)
@@ -284,21 +258,7 @@ def serialize_episode(episode: Episode, *, file_path: str, number: int) -> bytes
     }
     flat = {f"steps/{name}": values for name, values in steps.items()}
     flat |= {f"episode_metadata/{name}": values for name, values in metadata.items()}
-    return _example(flat).SerializeToString(deterministic=True)
-
-
-def _example(flat: Mapping[str, list[bytes] | np.ndarray]) -> tf_example.Example:
-    """Bytes, floats and integers go to the three lists that an Example knows."""
-    example = tf_example.Example()
-    for name, values in flat.items():
-        feature = example.features.feature[name]
-        if isinstance(values, list):
-            feature.bytes_list.value.extend(values)
-        elif np.issubdtype(values.dtype, np.floating):
-            feature.float_list.value.extend(values.astype(np.float32).ravel().tolist())
-        else:
-            feature.int64_list.value.extend(values.astype(np.int64).ravel().tolist())
-    return example
+    return serialize_example(flat)
 
 
 def encode_jpeg(frame: UInt8[np.ndarray, "H W 3"]) -> bytes:
