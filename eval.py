@@ -4,6 +4,7 @@ python eval.py --workdir runs/tiny
 python eval.py --workdir runs/tiny --step 100 --rounds 1,2,3 --config.eval.windows=0
 python eval.py --workdir runs/tiny --rounds 1,2,3,4,6 --extrapolate last
 python eval.py --workdir runs/tiny --metrics actions,video
+python eval.py --workdir runs/reach --metrics rollout    (plays what was trained, in closed loop)
 python eval.py --workdir runs/seeds    (of `train.py --seeds`: every seed, and one table of them)
 """
 
@@ -51,11 +52,13 @@ def main(argv: Sequence[str]) -> None:
         type=lambda text: tuple(text.split(",")),
         default=("actions",),
         help="what is measured: actions (with velocity errors and round measures), video (sampled "
-        "continuations), or both as actions,video (default: actions)",
+        "continuations), rollout (episodes that the policy plays), or several as actions,video "
+        "(default: actions)",
     )
     options, overrides = parse(parser, argv)
 
     # Imported late, so that --help answers at once.
+    from roam_jax.evaluate.run import metric_of
     from roam_jax.evaluate.seeds import evaluate_folder, format_seeds
 
     path = evaluate_folder(
@@ -72,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
     for kind, ending in (("picture", "png"), ("video", "mp4")):
         for file in sorted(path.parent.glob(f"{report['step']}_*.{ending}")):
             # Pictures of another report of this step may lie here as well.
-            if ("video" if "continuation" in file.name else "actions") in options.metrics:
+            if metric_of(file.name) in options.metrics:
                 print(f"{kind + ':':<9} {file}")
 
 

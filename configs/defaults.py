@@ -84,6 +84,14 @@ def _data() -> ml_collections.ConfigDict:
     # Shapes or discs of a scene beside the hand, and its first frames whose pixels are seen.
     data.objects = 5
     data.observed_frames = 2
+    # Behaviour cloning (train.task = clone): the environment, its bodies (() = all of them), expert
+    # episodes of each, actions that are predicted at once, and the side of square frames that are
+    # seen beside the vectors (0 = none).
+    data.environment = "reach"
+    data.bodies = ()
+    data.demonstrations = 200
+    data.chunk = 8
+    data.pixels = 0
     # What trains the video: the mean of the VAE's posterior, or a sample of it, drawn anew at every
     # step. What is observed is always the mean.
     data.posterior = "mean"
@@ -138,8 +146,8 @@ def _topology() -> ml_collections.ConfigDict:
     topology = ml_collections.ConfigDict()
     # Who reads whom among the streams of the canvas (docs/topology.md): dense, isolated, hub_spoke,
     # causal_chain, causal_temporal, causal, central_thought, cortical_hierarchy, thalamic_relay,
-    # multi_agent, local_window, local_plus_sparse_global, random_matched; or schema, the edges of a
-    # file.
+    # multi_agent, local_window, local_plus_sparse_global, random_matched; kinematic_tree, of a body
+    # (train.task = clone); or schema, the edges of a file.
     topology.kind = "dense"
     # own: text and video attend to each other as the backbone was trained; declared: as the kind
     # has it.
@@ -178,7 +186,7 @@ def _backbone() -> ml_collections.ConfigDict:
 
 
 def _model() -> ml_collections.ConfigDict:
-    """A canvas model from scratch (train.task = canvas)."""
+    """A canvas model from scratch (train.task = canvas or clone)."""
     model = ml_collections.ConfigDict()
     # Cells are so wide; blocks differ and have so many heads.
     model.width = 64
@@ -281,7 +289,7 @@ def _optim() -> ml_collections.ConfigDict:
 def _train() -> ml_collections.ConfigDict:
     train = ml_collections.ConfigDict()
     # graft (loops and actions on a frozen backbone) | video (backbone pretraining) | vae | canvas
-    # (a canvas model from scratch).
+    # (a canvas model from scratch) | clone (the same, of an expert's actions on several bodies).
     train.task = "graft"
     train.steps = 10_000
     # Windows of a step, over all devices.
@@ -323,4 +331,12 @@ def _eval() -> ml_collections.ConfigDict:
     evaluation.video_windows = 16
     evaluation.video_steps = 50
     evaluation.video_sampler = "ddim"
+    # Closed loop (eval.py --metrics rollout): unseen starts that are played of each body, and the
+    # actions of a chunk that are carried out before the next one is predicted.
+    evaluation.episodes = 200
+    evaluation.replan = 4
+    # Whether overlapping chunks are averaged, the i-th oldest with weight exp(-ensemble_decay i);
+    # else the newest counts alone.
+    evaluation.ensembling = True
+    evaluation.ensemble_decay = 0.1
     return evaluation

@@ -185,6 +185,10 @@ class Batch(TypedDict, total=False):
     | dataset         | (B,)               | int32   | member of the mixture, 0 where there is one |
     | episode         | (B,)               | int32   | index of the episode in its split           |
     | start           | (B,)               | int32   | step of the episode that is frame 0         |
+    | BODY/STREAM     | (B, cells, numbers) | float32 | of a cloned policy, of each body: what its |
+    |                 |                    |         | world shows, in SI units; "pixels" uint8    |
+    | BODY/action     | (B, P, J)          | float32 | the expert's next actions, in [-1, 1]       |
+    | BODY/mask       | (B, P)             | bool    | whether the episode has them                |
     | scene_seed      | (B,)               | uint32  | of examples that are made within the loss:  |
     |                 |                    |         | the seed of their stream                    |
     | scene_index     | (B,)               | uint32  | and their number in it                      |

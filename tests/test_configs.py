@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from configs import canvas_toy, defaults
+from configs import canvas_toy, defaults, mujoco_bc
 from roam_jax.cli.arguments import leaf_items, load_config, override
 from roam_jax.model.loop_options import LoopOptions
 
@@ -21,6 +21,10 @@ CONFIGS = [
     *(
         f"configs/canvas_toy.py{variant}"
         for variant in ("", *(f":{name}" for name in canvas_toy.VARIANTS))
+    ),
+    *(
+        f"configs/mujoco_bc.py{variant}"
+        for variant in ("", *(f":{name}" for name in mujoco_bc.VARIANTS))
     ),
     "configs/canvas_contact.py",
     "configs/canvas_contact.py:tiny",

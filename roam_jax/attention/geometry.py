@@ -9,7 +9,8 @@ axis, with even and odd terms, so that earlier and later can differ.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,12 @@ WIDTH_MULTIPLE = 8
 Coordinates = Float[np.ndarray, "N 3"]
 
 
-def canvas_coordinates(layout: CanvasLayout, *, without_place: Collection[str] = ()) -> Coordinates:
+def canvas_coordinates(
+    layout: CanvasLayout,
+    *,
+    without_place: Collection[str] = (),
+    corners: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+) -> Coordinates:
     """Real time, row and column of every token, float32, region by region.
 
     Real time is the absolute canvas frame x the region's period; rows and columns count from the
@@ -38,6 +44,7 @@ def canvas_coordinates(layout: CanvasLayout, *, without_place: Collection[str] =
     Args:
         layout: the canvas.
         without_place: regions whose tokens have no place, such as text: their rows are NaN.
+        corners: region -> row and column from which its own count instead.
 
     Raises:
         ValueError: `without_place` names an unknown region.
@@ -48,7 +55,8 @@ def canvas_coordinates(layout: CanvasLayout, *, without_place: Collection[str] =
     for name, spec in layout.regions.items():
         grid = (layout.T, layout.H, layout.W)
         places = np.stack(np.unravel_index(layout.region_indices(name), grid), axis=-1)
-        places = (places - [0, spec.bounds[2], spec.bounds[4]]) * [spec.period, 1, 1]
+        row, column = corners.get(name, (spec.bounds[2], spec.bounds[4]))
+        places = (places - [0, row, column]) * [spec.period, 1, 1]
         found.append(np.full(places.shape, np.nan) if name in without_place else places)
     return np.concatenate(found).astype(np.float32)
 

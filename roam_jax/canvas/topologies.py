@@ -27,8 +27,11 @@ from roam_jax.canvas.temporal_topologies import (
     local_window,
 )
 from roam_jax.canvas.topology import CanvasTopology, Connection, segment_keys
+from roam_jax.morphology import Morphology
 
 Stream = str | Sequence[str]
+# Regions of a driven joint: what is observed of it, and the actions that are predicted.
+JOINT_REGION, ACTION_REGION = "joint_{}", "action_{}"
 
 
 def central_thought(
@@ -124,6 +127,47 @@ def cortical_hierarchy(layout: CanvasLayout, *, levels: Sequence[Stream]) -> Can
     return from_reads(reads, layout)
 
 
+def kinematic_tree(layout: CanvasLayout, *, morphology: Morphology) -> CanvasTopology:
+    """Joints talk along the body's links, as torques and motions do.
+
+    A joint reads itself, the joint before it and those after it (as the graph policies of Wang et
+    al. 2018, NerveNet, and Huang et al. 2020, arXiv:2007.04976). Its action reads itself and its
+    joint, and is read by it. All of them read what belongs to no joint, such as a goal or thought
+    cells, which read one another and no joint: so a joint learns of another one only by the links
+    between them, one link an application of a block.
+
+    Args:
+        layout: the canvas, with regions `JOINT_REGION` and `ACTION_REGION` of every joint.
+        morphology: the body.
+
+    Raises:
+        ValueError: the regions are not those of the body's joints.
+    """
+    joints, actions = (
+        [form.format(name) for name in morphology.joint_names]
+        for form in (JOINT_REGION, ACTION_REGION)
+    )
+    prefixes = tuple(form.format("") for form in (JOINT_REGION, ACTION_REGION))
+    there = {name for name in layout.regions if name.startswith(prefixes)}
+    if there != {*joints, *actions}:
+        raise ValueError(
+            f"morphology {morphology.name!r} with joints {', '.join(morphology.joint_names)} does "
+            f"not match the canvas: it lacks {sorted({*joints, *actions} - there) or 'no region'} "
+            f"and has {sorted(there - {*joints, *actions}) or 'no region'} beside; expected a "
+            "region of each joint and of its action"
+        )
+    shared = [name for name in layout.regions if name not in there]
+    edges = [Connection(src, dst) for src in shared for dst in shared]
+    for joint, action in zip(joints, actions, strict=True):
+        edges += [Connection(joint, joint), Connection(action, action)]
+        edges += [Connection(action, joint), Connection(joint, action)]
+        edges += [Connection(src, dst) for src in (joint, action) for dst in shared]
+    for parent, child in morphology.edges:
+        edges += [Connection(joints[parent], joints[child])]
+        edges += [Connection(joints[child], joints[parent])]
+    return CanvasTopology(tuple(edges))
+
+
 def _checked_streams(
     layout: CanvasLayout, streams: Sequence[Stream], *, beside: Sequence[str]
 ) -> list[list[str]]:
@@ -142,7 +186,8 @@ def _within(groups: Sequence[Sequence[str]]) -> list[Connection]:
     return [Connection(src, dst) for group in groups for src in group for dst in group]
 
 
-# For listing; the first five know no layout and take names of regions alone.
+# For listing, of any canvas; the first five know no layout and take names of regions alone.
+# `kinematic_tree` is of a canvas of joints.
 TOPOLOGIES: Mapping[str, Callable[..., CanvasTopology]] = {
     "dense": CanvasTopology.dense,
     "isolated": CanvasTopology.isolated,

@@ -15,6 +15,7 @@ from roam_jax.canvas import topologies
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.schema import CanvasSchema
 from roam_jax.canvas.topology import CanvasTopology, TemporalFill
+from roam_jax.morphology import Morphology
 from roam_jax.spelling import check_choice
 
 # Kinds that random_matched cannot match: itself, and what has no rule of its own.
@@ -73,6 +74,7 @@ class StreamedLayout:
             or read.
         thought: the region that streams meet in.
         more_thought: what gives a layout that region, for the message where it lacks it.
+        morphology: whose joints have regions; None = of no body.
     """
 
     layout: CanvasLayout
@@ -80,6 +82,7 @@ class StreamedLayout:
     body: frozenset[str]
     thought: str
     more_thought: str
+    morphology: Morphology | None = None
 
     def require_thought(self, kind: str) -> str:
         """The region of thought cells.
@@ -189,6 +192,15 @@ def _multi_agent(canvas: StreamedLayout, options: KindOptions) -> CanvasTopology
     return topologies.multi_agent(canvas.layout, agents={"body": body, **views}, channels=channels)
 
 
+def _kinematic_tree(canvas: StreamedLayout, options: KindOptions) -> CanvasTopology:
+    if canvas.morphology is None:
+        raise ValueError(
+            "topology.kind = 'kinematic_tree' needs a body, whose joints have cells: expected "
+            "train.task = 'clone'"
+        )
+    return topologies.kinematic_tree(canvas.layout, morphology=canvas.morphology)
+
+
 def _local_window(canvas: StreamedLayout, options: KindOptions) -> CanvasTopology:
     return topologies.local_window(canvas.layout, frames=options.window)
 
@@ -224,6 +236,7 @@ KINDS: dict[str, Callable[[StreamedLayout, KindOptions], CanvasTopology]] = {
     "cortical_hierarchy": _cortical_hierarchy,
     "thalamic_relay": _thalamic_relay,
     "multi_agent": _multi_agent,
+    "kinematic_tree": _kinematic_tree,
     "local_window": _local_window,
     "local_plus_sparse_global": _local_plus_sparse_global,
     "random_matched": declared_topology,

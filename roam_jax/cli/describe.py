@@ -57,6 +57,11 @@ def main(argv: Sequence[str]) -> None:
 
             describe_scene(options.config, config, options.out)
             return
+        if config.train.task == "clone":
+            from roam_jax.cli.describe_clone import describe_clone
+
+            describe_clone(options.config, config, options.out)
+            return
         from roam_jax.cli.describe_data import describe_data
 
         describe_data(options.config, config, options.out)
@@ -131,6 +136,7 @@ def describe_model(
     from roam_jax.evaluate.description import describe
     from roam_jax.evaluate.step_cost import compiled_bytes
     from roam_jax.tasks.canvas import SceneModel
+    from roam_jax.tasks.clone import CloneModel
     from roam_jax.tasks.graft import GraftModel
     from roam_jax.tasks.sketch import sketch
 
@@ -148,6 +154,11 @@ def describe_model(
         if isinstance(sketched.model, GraftModel | SceneModel):
             module = sketched.model.module
             draw_canvas(out, module.layout, module.topology, report)
+        if isinstance(sketched.model, CloneModel):
+            for body, model in sketched.model.bodies.items():
+                make_folder(out / body)
+                module, own = model.module, report["bodies"][body]
+                draw_canvas(out / body, module.layout, module.topology, own)
 
 
 def make_folder(out: pathlib.Path) -> None:

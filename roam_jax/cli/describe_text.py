@@ -22,12 +22,14 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{report['name']}: task {config['train']['task']}, batch {config['train']['batch_size']}"
     for sentence in report["assumed"]:
         yield f"  assumed: {sentence}"
-    if "canvas" in report:
+    for title, canvas in _canvases(report):
         yield ""
-        yield from region_lines(report["canvas"])
-        yield from cell_lines(report["canvas"].get("cells_of", ()))
+        if title:
+            yield f"{title}:"
+        yield from region_lines(canvas["canvas"])
+        yield from cell_lines(canvas["canvas"].get("cells_of", ()))
         yield ""
-        yield from topology_lines(report)
+        yield from topology_lines(canvas)
     yield ""
     yield from parameter_lines(report["parameters"]["groups"])
     if "policies" in report["parameters"]:
@@ -38,6 +40,13 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     kept = {row["rounds"]: row["kept_bytes"] for row in report["flops"]["rounds"]}
     encodes = report["flops"]["vae_encoding"] > 0
     yield from byte_lines(report["bytes"], report["backend"], kept=kept, encodes=encodes)
+
+
+def _canvases(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Title and report of each canvas: of none, of the one, or of every body."""
+    if "canvas" in report:
+        yield "", report
+    yield from report.get("bodies", {}).items()
 
 
 def topology_lines(report: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from roam_jax.cli.describe_clone import draw_rows, split_lines, stream_lines
 from roam_jax.cli.describe_scene import draw_some_examples, scene_lines
 from roam_jax.cli.describe_text import batch_lines, parameter_lines
 from roam_jax.contracts import Batch
@@ -20,6 +21,7 @@ from roam_jax.evaluate.parameters import (
 from roam_jax.evaluate.pictures import window_titles
 from roam_jax.evaluate.splits import own_dimensions
 from roam_jax.tasks.build import Experiment
+from roam_jax.tasks.clone_build import CloneExperiment
 from roam_jax.tasks.experiment import Trainable
 from roam_jax.tasks.scene_build import SceneExperiment
 from roam_jax.viz.batch import draw_windows
@@ -29,12 +31,18 @@ WINDOWS_DRAWN = 3
 
 def describe_run(experiment: Trainable) -> Iterator[str]:
     """Lines of the report: parameters and bytes by group, data, batch shapes."""
-    task, canvas = experiment.task, isinstance(experiment, SceneExperiment)
+    task, canvas = experiment.task, isinstance(experiment, SceneExperiment | CloneExperiment)
     groups = CANVAS_GROUPS if canvas else GROUPS
     yield from parameter_lines(
         count_parameters(stored_parameters(task), task.trainable, groups=groups)
     )
-    yield from (scene_lines(experiment.model) if canvas else _data_lines(experiment))
+    if isinstance(experiment, CloneExperiment):
+        yield from stream_lines(experiment)
+        yield from split_lines(experiment)
+    elif canvas:
+        yield from scene_lines(experiment.model)
+    else:
+        yield from _data_lines(experiment)
     yield from batch_lines(task.batch_spec)
 
 
@@ -57,10 +65,17 @@ def _data_lines(experiment: Experiment) -> Iterator[str]:
 
 
 def dry_run(experiment: Trainable, workdir: pathlib.Path) -> None:
-    """Prints the report and draws the first training windows to workdir/first_batch.png."""
+    """Prints the report and draws the first training windows to workdir/first_batch.png.
+
+    Of a cloned policy there is a picture for each body.
+    """
     for line in describe_run(experiment):
         print(line)
     workdir.mkdir(parents=True, exist_ok=True)
+    if isinstance(experiment, CloneExperiment):
+        for picture in draw_rows(experiment, workdir):
+            print(f"picture: {picture}")
+        return
     picture = workdir / "first_batch.png"
     if isinstance(experiment, SceneExperiment):
         batch = next(experiment.batches())

@@ -30,6 +30,8 @@ from roam_jax.evaluate.parameters import (
 from roam_jax.evaluate.plan_cost import describe_plan, describe_slices
 from roam_jax.evaluate.step_cost import device_bytes, mesh_sizes, trace_flops, trace_step
 from roam_jax.tasks.canvas import SceneModel
+from roam_jax.tasks.cell_model import CellModel
+from roam_jax.tasks.clone import CloneModel
 from roam_jax.tasks.graft import GraftModel
 from roam_jax.tasks.sketch import Sketch
 from roam_jax.train import names
@@ -44,7 +46,7 @@ def describe(sketch: Sketch) -> dict[str, Any]:
         "bytes"; for a graft and a canvas model also "canvas" (grid, regions) and "topology" (edges,
         pairs, share, plan; of a graft changes_to_backbone, slices); for a graft "parameters" has
         "policies", for a canvas model "canvas" has "cells_of" (what each region holds and
-        predicts).
+        predicts). A cloned policy has "canvas" and "topology" of each of its "bodies".
     """
     stored = stored_parameters(sketch.task)
     report = {
@@ -55,7 +57,9 @@ def describe(sketch: Sketch) -> dict[str, Any]:
             "groups": count_parameters(
                 stored,
                 sketch.task.trainable,
-                groups=CANVAS_GROUPS if isinstance(sketch.model, SceneModel) else GROUPS,
+                groups=CANVAS_GROUPS
+                if isinstance(sketch.model, SceneModel | CloneModel)
+                else GROUPS,
             )
         },
         "batch": {
@@ -68,7 +72,9 @@ def describe(sketch: Sketch) -> dict[str, Any]:
         policies = {policy: trainable_patterns(policy) for policy in FREEZE_POLICIES}
         report["parameters"]["policies"] = trained_by_policy(stored, policies)
     if isinstance(sketch.model, SceneModel):
-        report |= _scene(sketch.model)
+        report |= _cells(sketch.model)
+    if isinstance(sketch.model, CloneModel):
+        report["bodies"] = {name: _cells(body) for name, body in sketch.model.bodies.items()}
     return report | _costs(sketch, stored)
 
 
@@ -96,8 +102,8 @@ def _canvas(model: GraftModel) -> dict[str, Any]:
     }
 
 
-def _scene(model: SceneModel) -> dict[str, Any]:
-    """Canvas and topology of a canvas model."""
+def _cells(model: CellModel) -> dict[str, Any]:
+    """Canvas and topology of a canvas model, or of one body of a cloned policy."""
     module = model.module
     layout, topology = module.layout, module.topology
     plan = describe_plan(layout, topology, heads=module.heads, width=layout.d_model // module.heads)
@@ -129,7 +135,7 @@ def _costs(sketch: Sketch, stored: Stored) -> dict[str, Any]:
     sizes = mesh_sizes(sketch.config.mesh)
     held = device_bytes(sketch.task, stored, rules=sketch.rules, axis_sizes=sizes)
     last = sketch.config.loop.rounds
-    looped = isinstance(sketch.model, GraftModel | SceneModel)
+    looped = isinstance(sketch.model, GraftModel | SceneModel | CloneModel)
     traces = [trace_step(task, stored, rounds=r) for r in range(1 if looped else last, last + 1)]
     held["kept"] = traces[-1].kept // math.prod(sizes.values())
     return {

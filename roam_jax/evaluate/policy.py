@@ -7,6 +7,7 @@ frames are encoded. Actions equal those that an evaluation measures on the same 
 
 from __future__ import annotations
 
+import copy
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -17,21 +18,22 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from roam_jax.cogvideox.graft_cells import DATA_FIELDS
-from roam_jax.cogvideox.importing import hash_file
 from roam_jax.contracts import Batch, Params, TimeSpec, VectorSpec
-from roam_jax.data.embedded import language_embedding
-from roam_jax.data.members import join_spaces
-from roam_jax.data.options import LANGUAGE_EMBEDDING, Spaces
-from roam_jax.data.statistics import RobotStatistics
-from roam_jax.data.text import TextEmbeddings
 from roam_jax.evaluate.observation import Observation, ObservationReader, per_world
+from roam_jax.evaluate.policy_inputs import (
+    check_action_steps,
+    make_embedder,
+    make_reader,
+    pick_robot,
+    require_actions,
+    world_seeds,
+)
 from roam_jax.evaluate.predictor import draw_noise
-from roam_jax.evaluate.saved import Saved, read_saved
+from roam_jax.evaluate.saved import read_saved
 from roam_jax.evaluate.windows import PURE_NOISE
 from roam_jax.model import loop_options
 from roam_jax.model.looped import check_rounds
-from roam_jax.tasks.datasets import EMBEDDED, dataset_choices
+from roam_jax.tasks.build import Experiment
 from roam_jax.tasks.graft import GraftModel
 from roam_jax.tasks.graft_sampling import denoise_actions, encode_observed, pure_noise
 from roam_jax.train.sharding import make_mesh
@@ -44,7 +46,7 @@ Instruction = str | np.ndarray
 class Policy:
     """Predicts actions; compiled on the first call, and once more for another number of worlds.
 
-    Made by `Policy.load`.
+    Made by `Policy.load` or `Policy.of`.
 
     Args:
         model: the model.
@@ -116,14 +118,7 @@ class Policy:
         """
         saved = read_saved(path, overrides=overrides)
         config, where = saved.config, saved.path
-        if config.train.task != "graft" or not config.canvas.action_weight:
-            why = f"train.task = {config.train.task!r}"
-            if config.train.task == "graft":
-                why = f"canvas.action_weight = {config.canvas.action_weight}"
-            raise ValueError(
-                f"{where} has no policy: {why}; expected a run of train.task = 'graft' that "
-                "learned actions"
-            )
+        require_actions(config, where=where)
         plan = saved.model()
         model = plan.model
         rounds = config.loop.rounds if rounds is None else rounds
@@ -133,22 +128,64 @@ class Policy:
         threshold = loop_options.exit_threshold(exit_threshold, halting=config.loop.halting)
         if action_steps is None:
             action_steps = config.eval.action_steps if model.diffuses_actions else 1
-        _check_action_steps(model, action_steps)
-        name, statistics = _pick_robot(saved, robot)
+        check_action_steps(model, action_steps)
+        name = pick_robot(saved.statistics, robot)
         params, step = saved.params(
             plan.task, rules=plan.rules, mesh=make_mesh(1, 1, devices=jax.devices()[:1]), step=step
         )
         return cls(
             model,
             params,
-            reader=_reader(saved, model, statistics),
-            embed=_embedder(saved, name),
+            reader=make_reader(config, saved.statistics, model, name),
+            embed=make_embedder(config.data, name, saved.check),
             rounds=rounds,
             extrapolate=extrapolate,
             threshold=threshold,
             action_steps=action_steps,
             step=step,
         )
+
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        params: Params,
+        *,
+        rounds: int,
+        extrapolate: str | None = None,
+        threshold: float | None = None,
+    ) -> Policy:
+        """The policy of an experiment that is open.
+
+        Args:
+            experiment: of a graft that learned actions, with one dataset.
+            params: the whole tree.
+            rounds, extrapolate, threshold: as for `Policy`.
+
+        Raises:
+            ValueError: it learned no actions, or has several robots.
+        """
+        config, model = experiment.config, experiment.model
+        require_actions(config, where="the run")
+        statistics = {member.name: member.statistics for member in experiment.members}
+        name = pick_robot(statistics, None)
+        return cls(
+            model,
+            params,
+            reader=make_reader(config, statistics, model, name),
+            embed=make_embedder(config.data, name, lambda found: None),
+            rounds=rounds,
+            extrapolate=extrapolate,
+            threshold=threshold,
+            action_steps=config.eval.action_steps if model.diffuses_actions else 1,
+            step=0,
+        )
+
+    def with_params(self, params: Params) -> Policy:
+        """The same policy with other parameters; nothing is compiled anew."""
+        other = copy.copy(self)
+        other._params = params
+        return other
 
     @property
     def time(self) -> TimeSpec:
@@ -194,7 +231,7 @@ class Policy:
         batch = self._reader.read(rows)
         size = len(batch["frames"])
         batch["text"] = self._texts(instruction, size)
-        seeds = _seeds(seed, size)
+        seeds = world_seeds(seed, size)
         actions = np.asarray(self._act(self._params, self._encode(self._params, batch), seeds))
         chunk = actions[..., self._reader.action_places()]
         chunk = self._reader.statistics.actions.unnormalise(chunk)
@@ -254,89 +291,3 @@ class Policy:
         else:
             outputs, _ = model.denoise(params, windows, noised, **options)
         return outputs["actions"]
-
-
-def _check_action_steps(model: GraftModel, steps: int) -> None:
-    """Refuses steps that a decoder does not take.
-
-    Raises:
-        ValueError: more than one without diffusion, or a number out of range.
-    """
-    if not model.diffuses_actions and steps != 1:
-        raise ValueError(
-            f"action_steps = {steps}: the decoder {model.module.graft_config.decoder!r} predicts "
-            "its actions at once; expected 1, or a run with decoder.kind = 'tokens_diffused'"
-        )
-    if not 1 <= steps <= model.schedule.steps:
-        raise ValueError(f"action_steps = {steps}: expected 1..{model.schedule.steps}")
-
-
-def _pick_robot(saved: Saved, robot: str | None) -> tuple[str, RobotStatistics]:
-    """The member of the run whose actions are predicted, and its scaling.
-
-    Raises:
-        ValueError: no such member, or none was named and there are several.
-    """
-    statistics = saved.statistics
-    if robot is None and len(statistics) == 1:
-        return next(iter(statistics.items()))
-    if robot not in statistics:
-        named = ", ".join(statistics)
-        given = f"{robot!r} is none of the run's" if robot else "the run has several robots"
-        raise ValueError(f"robot: {given}; expected one of {named or 'none: it has one dataset'}")
-    return robot, statistics[robot]
-
-
-def _reader(saved: Saved, model: GraftModel, statistics: RobotStatistics) -> ObservationReader:
-    config, regions = saved.config, model.module.layout.regions
-    specs = [Spaces(s.actions.spec, s.proprio.spec) for s in saved.statistics.values()]
-    return ObservationReader(
-        time=model.time,
-        image_size=tuple(config.data.image_size),
-        statistics=statistics,
-        spaces=join_spaces(specs),
-        cameras=tuple(config.data.cameras)[1:],
-        reads=tuple(field for region, field in DATA_FIELDS.items() if region in regions),
-        has_goal="goal_latent" in model.observed_fields,
-    )
-
-
-def _embedder(saved: Saved, member: str) -> Callable[[str], Float32[np.ndarray, "S D"]]:
-    """From an instruction to its embedding, as the run was trained.
-
-    Raises:
-        FileNotFoundError: the run's file of embeddings is not there.
-        ValueError: it is another one.
-    """
-    data = saved.config.data
-    if data.text != LANGUAGE_EMBEDDING:
-        embeddings = TextEmbeddings(data.text)
-        saved.check({"text": hash_file(embeddings.path)})
-        return embeddings.__getitem__
-    roots = {choice.name: str(choice.root) for choice in dataset_choices(data)}
-    if roots[member].partition(":")[0] == EMBEDDED:
-        return lambda text: language_embedding(text)[None]
-
-    def refuse(text: str) -> Float32[np.ndarray, "S D"]:
-        raise ValueError(
-            f"instruction {text!r}: the run reads the sentence embeddings that its dataset stores "
-            "(data.text = 'language_embedding') and nothing makes them of a text; expected the "
-            "embedding, an array of numbers"
-        )
-
-    return refuse
-
-
-def _seeds(seed: int | Sequence[int], size: int) -> Int[np.ndarray, " B"]:
-    """One for each world.
-
-    Raises:
-        ValueError: another number of them, or one that is no integer of 32 bits.
-    """
-    seeds = np.asarray(seed)
-    seeds = seeds + np.arange(size) if seeds.ndim == 0 else seeds
-    per_world(seeds, size, name="seeds")
-    limits = np.iinfo(np.int32)
-    if seeds.dtype.kind not in "iu" or ((seeds < limits.min) | (seeds > limits.max)).any():
-        raise ValueError(f"seed = {seed}: expected integers of 32 bits")
-    return seeds.astype(np.int32)

@@ -9,6 +9,8 @@ import numpy as np
 
 from roam_jax.contracts import ACTION_NAMES, ACTION_UNITS
 from roam_jax.evaluate.report_canvas import canvas_lines
+from roam_jax.evaluate.report_clone import clone_lines
+from roam_jax.evaluate.report_rollout import ROLLOUT, rollout_lines
 from roam_jax.evaluate.report_rounds import measure_lines, rounds_used_lines
 from roam_jax.evaluate.report_video import continuation_lines, interval
 from roam_jax.evaluate.rounds import round_title
@@ -27,6 +29,12 @@ def format_report(report: Mapping[str, Any]) -> str:
     kinds = {"graft": _graft_lines, "video": _video_lines, "vae": _vae_lines}
     lines = []
     for split, figures in report["splits"].items():
+        if split == ROLLOUT:
+            lines += [f"{split}:", *rollout_lines(figures), ""]
+            continue
+        if report["task"] == "clone":
+            lines += [f"{split}:", *clone_lines(figures), ""]
+            continue
         if report["task"] == "canvas":
             lines += [f"{split}: {figures['examples']} examples", *canvas_lines(figures), ""]
             continue

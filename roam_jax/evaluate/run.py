@@ -13,11 +13,14 @@ from absl import logging
 
 from roam_jax.contracts import Params
 from roam_jax.evaluate.canvas import CanvasEvaluation
+from roam_jax.evaluate.clone import CloneEvaluation
 from roam_jax.evaluate.continuation import ContinuationEvaluation
 from roam_jax.evaluate.graft import GraftEvaluation
 from roam_jax.evaluate.pretraining import PretrainingEvaluation
 from roam_jax.evaluate.report import format_report
+from roam_jax.evaluate.report_rollout import ROLLOUT
 from roam_jax.evaluate.saved import Saved, read_saved
+from roam_jax.evaluate.stages import make_rollout
 from roam_jax.evaluate.vae import VAEEvaluation
 from roam_jax.files import write_atomically
 from roam_jax.spelling import check_choice
@@ -25,12 +28,18 @@ from roam_jax.tasks.experiment import Trainable
 from roam_jax.train.sharding import make_mesh
 from roam_jax.train.workdir import plain
 
-# What may be measured: actions, velocity errors and round measures; and sampled continuations.
-METRICS = ACTIONS, VIDEO = ("actions", "video")
-# Of reports and pictures of the latter alone.
-CONTINUATION = "continuation"
+# What may be measured: actions, velocity errors and round measures; sampled continuations; and
+# episodes that the policy plays.
+METRICS = ACTIONS, VIDEO, ROLLOUTS = ("actions", "video", ROLLOUT)
+# How reports and pictures without the first are called.
+ENDINGS = {VIDEO: "continuation", ROLLOUTS: ROLLOUT}
 
 __all__ = ["evaluate_experiment", "evaluate_workdir", "format_report", "make_evaluate_hook"]
+
+
+def metric_of(name: str) -> str:
+    """Which of `METRICS` a picture or video is of, by the name of its file."""
+    return next((metric for metric, ending in ENDINGS.items() if f"_{ending}" in name), ACTIONS)
 
 
 @runtime_checkable
@@ -66,8 +75,9 @@ def make_evaluation(experiment: Trainable, *, extrapolate: str | None = None) ->
     if (resamples := experiment.config.eval.resamples) < 1:
         raise ValueError(f"eval.resamples = {resamples}: expected at least 1")
     task = experiment.config.train.task
-    if looped := {"graft": GraftEvaluation, "canvas": CanvasEvaluation}.get(task):
-        return looped(experiment, extrapolate=extrapolate)
+    looped = {"graft": GraftEvaluation, "canvas": CanvasEvaluation, "clone": CloneEvaluation}
+    if task in looped:
+        return looped[task](experiment, extrapolate=extrapolate)
     if extrapolate is not None:
         raise ValueError(
             f"extrapolate = {extrapolate!r}: a run of train.task = {task!r} has no loop; expected "
@@ -87,8 +97,8 @@ def make_parts(
         extrapolate: as for `make_evaluation`.
 
     Raises:
-        ValueError: an unknown name or none, continuations of a task that has none, or as
-            `make_evaluation`.
+        ValueError: an unknown name or none, continuations or episodes of a task that has none, or
+            as `make_evaluation`.
     """
     task = experiment.config.train.task
     for name in metrics or ("",):
@@ -98,7 +108,11 @@ def make_parts(
             f"metrics = {','.join(metrics)}: a run of train.task = {task!r} continues no video "
             f"together with actions; expected {ACTIONS!r}, its own figures"
         )
-    parts = {ACTIONS: make_evaluation, VIDEO: ContinuationEvaluation}
+    parts = {
+        ACTIONS: make_evaluation,
+        VIDEO: ContinuationEvaluation,
+        ROLLOUTS: make_rollout,
+    }
     return tuple(parts[n](experiment, extrapolate=extrapolate) for n in METRICS if n in metrics)
 
 
@@ -110,7 +124,8 @@ def make_evaluate_hook(experiment: Trainable) -> Callable[[Params, int], dict[st
         "first_action_mse", "gripper_accuracy" (where there is a gripper) and "diffusion" with the
         trained number of rounds; for "video" "diffusion_continued" and "diffusion_generated" where
         they are trained; for "vae" "psnr" and "psnr_gain" in dB. Figures of a member of a mixture
-        are "NAME/action_mse" and so on. For "canvas" see `CanvasEvaluation.metrics`.
+        are "NAME/action_mse" and so on. For "canvas" and "clone" see `metrics` of
+        `CanvasEvaluation` and `CloneEvaluation`.
 
     Raises:
         ValueError: `config.eval` is out of range.
@@ -195,6 +210,13 @@ class Measured:
             "splits": splits,
         }
 
+    @property
+    def ending(self) -> str:
+        """How a report's name ends: "" with actions, else such as "_rollout"."""
+        if ACTIONS in self.metrics:
+            return ""
+        return "".join(f"_{ending}" for name, ending in ENDINGS.items() if name in self.metrics)
+
     def write(self, saved: Saved, *, step: int | None) -> tuple[pathlib.Path, dict[str, Any]]:
         """Evaluates a checkpoint of a run with this experiment's data and model.
 
@@ -209,14 +231,13 @@ class Measured:
         params, step = saved.params(experiment.task, rules=experiment.rules, mesh=mesh, step=step)
         logging.info("evaluating step %d of %s", step, saved.path)
         report = {"step": step, **self.report(params), "overrides": saved.changed}
-        report |= _origin(experiment)
+        if _reads_data(config, self.metrics):
+            report |= _origin(experiment)
         folder = saved.path / "eval"
         folder.mkdir(exist_ok=True)
         for part in self.parts:
             part.draw(params, report["splits"], folder / str(step), rounds=self.rounds)
-        path = folder / (
-            f"{step}.json" if ACTIONS in self.metrics else f"{step}_{CONTINUATION}.json"
-        )
+        path = folder / f"{step}{self.ending}.json"
         write_atomically(path, json.dumps(report, indent=1) + "\n")
         return path, report
 
@@ -238,12 +259,12 @@ def evaluate_workdir(
         rounds: numbers of rounds to measure; None = 1 to the trained one.
         extrapolate: "last" allows rounds above the trained number; they reuse its last rows.
         metrics: names of `METRICS`; the report holds what is named, and nothing of older reports.
-            Continuations alone have a report of their own, so that action figures stay.
+            Continuations or episodes alone have a report of their own, so that action figures stay.
         overrides: as for `read_saved`.
 
     Returns:
-        WORKDIR/eval/STEP.json, or of "video" alone STEP_continuation.json, written last; pictures
-        WORKDIR/eval/STEP_*.png lie beside it.
+        WORKDIR/eval/STEP.json, of "video" alone STEP_continuation.json and of "rollout" alone
+        STEP_rollout.json, written last; pictures WORKDIR/eval/STEP_*.png lie beside it.
 
     Raises:
         FileNotFoundError: no workdir, no such checkpoint, or data or weights are not where the
@@ -252,10 +273,22 @@ def evaluate_workdir(
             are not those it was trained with.
     """
     saved = read_saved(workdir, overrides=overrides)
-    measured = Measured.of(
-        saved.experiment(), rounds=rounds, extrapolate=extrapolate, metrics=metrics
-    )
+    experiment = open_experiment(saved, metrics)
+    measured = Measured.of(experiment, rounds=rounds, extrapolate=extrapolate, metrics=metrics)
     return measured.write(saved, step=step)[0]
+
+
+def open_experiment(saved: Saved, metrics: Sequence[str]) -> Trainable:
+    """The run's data and model; of a cloned policy that only plays, the model alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as `Saved.experiment`.
+    """
+    return saved.experiment() if _reads_data(saved.config, metrics) else saved.bodies()
+
+
+def _reads_data(config: ml_collections.ConfigDict, metrics: Sequence[str]) -> bool:
+    return config.train.task != "clone" or tuple(metrics) != (ROLLOUTS,)
 
 
 def _origin(experiment: Trainable) -> dict[str, Any]:

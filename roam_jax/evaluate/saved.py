@@ -30,6 +30,7 @@ from roam_jax.evaluate.model_directory import (
     read_model_directory,
 )
 from roam_jax.tasks.build import build
+from roam_jax.tasks.clone_build import CloneExperiment, clone_experiment, saved_specs
 from roam_jax.tasks.datasets import saved_statistics
 from roam_jax.tasks.experiment import Trainable
 from roam_jax.tasks.sketch import Sketch, sketch
@@ -75,12 +76,44 @@ class Saved:
             FileNotFoundError: data or weights are not where the config says.
             ValueError: they are not those that the run was trained with.
         """
+        if self.config.train.task == "clone":
+            return self._demonstrated()
         experiment = build(self.config, self.statistics)
         check_fingerprints(
             self.config, experiment.fingerprints, self._fingerprints, changed=self.changed
         )
         if self.changed.keys() & set(DATA_KEYS) and self.config.train.task == "graft":
             return with_statistics(experiment, self.statistics, where=self.path)
+        return experiment
+
+    def bodies(self) -> CloneExperiment:
+        """A cloned policy for the worlds that it was trained in; opens no demonstrations.
+
+        Raises:
+            ValueError: the run cloned nothing, or does not say in which worlds.
+        """
+        task, specs = self.config.train.task, saved_specs(self.provenance)
+        if task != "clone" or not specs:
+            raise ValueError(
+                f"{self.path}: train.task = {task!r} and {len(specs)} worlds in its provenance; "
+                "expected a run of 'clone' with at least one"
+            )
+        return clone_experiment(self.config, specs)
+
+    def _demonstrated(self) -> CloneExperiment:
+        """A cloned policy with the demonstrations that it learned from.
+
+        Raises:
+            ValueError: those that are there, or that are made now, are others.
+        """
+        experiment = self.bodies()
+        for name, found in experiment.fingerprints.items():
+            if found != (trained := self._fingerprints.get(name)):
+                raise ValueError(
+                    f"{name} have fingerprint {found}, the run was trained with {trained}: the "
+                    "generator or the physics has changed since; only --metrics rollout, which "
+                    "reads none, can measure this run"
+                )
         return experiment
 
     def model(self) -> Sketch:

@@ -19,7 +19,7 @@ from absl import logging
 
 from roam_jax.evaluate.bootstrap import LEVEL, Estimate
 from roam_jax.evaluate.report import format_report
-from roam_jax.evaluate.run import ACTIONS, Measured, evaluate_workdir
+from roam_jax.evaluate.run import ACTIONS, Measured, evaluate_workdir, open_experiment
 from roam_jax.evaluate.saved import Saved, read_saved
 from roam_jax.files import write_atomically
 from roam_jax.train.checkpoint import Checkpoints
@@ -46,8 +46,9 @@ def evaluate_folder(
     """As `evaluate_workdir`, of one run or of all seeds of a folder.
 
     Returns:
-        The report; of seeds WORKDIR/eval/STEP_seeds.json, in which each figure is a mean over seeds
-        and each interval is over seeds. Every seed has its own report in its own folder as well.
+        The report; of seeds WORKDIR/eval/STEP_seeds.json (with the ending of a seed's own report),
+        in which each figure is a mean over seeds and each interval is over seeds. Every seed has
+        its own report in its own folder as well.
 
     Raises:
         FileNotFoundError, ValueError: as `evaluate_workdir`; seeds that have no step in common, or
@@ -60,7 +61,7 @@ def evaluate_folder(
     runs = {seed: read_saved(path, overrides=overrides) for seed, path in folders.items()}
     _require_alike(runs)
     step = common_step({seed: saved.path for seed, saved in runs.items()}, step)
-    measured = Measured.of(next(iter(runs.values())).experiment(), **wanted)
+    measured = Measured.of(open_experiment(next(iter(runs.values())), metrics), **wanted)
     reports = {}
     for seed, saved in runs.items():
         logging.info("seed %d", seed)
@@ -72,7 +73,7 @@ def evaluate_folder(
         if hasattr(part, "draw_figures"):
             part.draw_figures(report["splits"], folder / f"{step}_{SEEDS}")
     _draw_training(folder / f"{step}_{SEEDS}_curves.png", folders)
-    path = folder / f"{step}_{SEEDS}.json"
+    path = folder / f"{step}_{SEEDS}{measured.ending}.json"
     write_atomically(path, json.dumps(report, indent=1) + "\n")
     return path
 
@@ -132,15 +133,19 @@ def format_seeds(report: Mapping[str, Any]) -> str:
     seeds = report[SEEDS]
     about = (
         f"step {report['step']}, mean of {len(seeds)} seed(s) ({', '.join(map(str, seeds))}); "
-        "intervals are over seeds (95 %, Student)\n"
+        "intervals are over seeds (95 %, Student) but where all are the same\n"
     )
     return about + format_report(report)
 
 
 def _merge(values: list[Any]) -> Any:
-    """Means of the numbers of trees of one shape; what is no figure is the first one's."""
+    """Means of the numbers of trees of one shape; what is no figure is the first one's.
+
+    What is the same of all stays, interval included: that of an expert says more than one of width
+    0. Lists of whole numbers, such as the episodes that diverged, are put together.
+    """
     first = values[0]
-    if len(values) == 1:
+    if all(value == first for value in values):
         return first
     if isinstance(first, Mapping):
         if set(first) == {"mean", "interval"}:
@@ -148,8 +153,11 @@ def _merge(values: list[Any]) -> Any:
             return {**estimate_seeds(means).to_json(), "values": means}
         return {key: _merge([v[key] for v in values]) for key in first}
     if isinstance(first, list):
+        items = [item for value in values for item in value]
+        if all(isinstance(item, int) for item in items):
+            return sorted(set(items))
         return [_merge(list(items)) for items in zip(*values, strict=True)]
-    if isinstance(first, float):
+    if isinstance(first, int | float):
         return float(np.mean(values))
     return first
 

@@ -19,8 +19,8 @@ from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.plan import compile_plan
 from roam_jax.canvas.topology import CanvasTopology
 from roam_jax.model.block import LAYER_NORM_EPSILON, CanvasBlock
-from roam_jax.model.cells import CanvasCells, CellRegion
-from roam_jax.model.decoders import CanvasDecoders, region_slices
+from roam_jax.model.cells import CanvasCells, CellRegion, check_groups, group_corners
+from roam_jax.model.decoders import CanvasDecoders, owner_parts
 from roam_jax.model.loop_options import LoopOptions
 from roam_jax.model.sizes import check_sizes
 from roam_jax.model.stack import CanvasLoop
@@ -30,7 +30,7 @@ class CanvasModel(nn.Module):
     """A looped transformer over the cells of a canvas.
 
     Its parameters are `cells/REGION/*`, `blocks/*` stacked over depth with `blocks/loop/*` beside
-    them, `norm_out/*` and `decoders/REGION/*`.
+    them, `norm_out/*` and `decoders/REGION/*`; regions of a group share those of `GROUP`.
 
     Args:
         layout, topology: the canvas.
@@ -64,8 +64,12 @@ class CanvasModel(nn.Module):
             raise ValueError(
                 f"regions {names}: expected those of the layout, {[*self.layout.regions]}"
             )
+        check_groups(self.layout, self.regions)
         self.cells = CanvasCells(self.layout, self.regions)
-        coordinates = canvas_coordinates(self.layout) if self.geometry != "none" else None
+        coordinates = None
+        if self.geometry != "none":
+            corners = group_corners(self.layout, self.regions)
+            coordinates = canvas_coordinates(self.layout, corners=corners)
         make_block = functools.partial(
             CanvasBlock,
             self.layout.d_model,
@@ -79,7 +83,7 @@ class CanvasModel(nn.Module):
             depth=self.depth,
             width=self.layout.d_model,
             options=self.options,
-            parts=region_slices(self.layout),
+            parts=owner_parts(self.layout, self.regions),
             unroll=self.unroll,
             remat=self.remat,
         )
@@ -140,7 +144,7 @@ class CanvasModel(nn.Module):
             options: extrapolate, exit, collect and threshold, as for `CanvasLoop`.
 
         Returns:
-            The cells, and measure -> region -> (depth or 1, rounds).
+            The cells, and measure -> region or group -> (depth or 1, rounds).
         """
         return self.rounds(cells, rounds=rounds, **options)
 

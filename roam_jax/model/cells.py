@@ -9,7 +9,8 @@ region that is given as it is has a level of its own, `CLEAN`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -47,6 +48,8 @@ class CellRegion:
             scalar, size of the vocabulary of tokens; 0 of queries.
         objective: how it is predicted, one of `OBJECTIVES`; "" where it is not.
         decoder: what predicts it, one of `DECODERS`; "" where it is not.
+        group: regions of one group are alike and share encoder, query and decoder, whose parameters
+            are named by it; so that there may be any number of them. "" = alone, by its own name.
 
     Raises:
         ValueError: there is no encoder of this kind, or no such decoder or objective, or one of the
@@ -58,6 +61,7 @@ class CellRegion:
     features: int
     objective: str = ""
     decoder: str = ""
+    group: str = ""
 
     def __post_init__(self):
         check_choice(f"kind of region {self.name!r}", self.kind, (*ENCODED, QUERIES))
@@ -76,6 +80,11 @@ class CellRegion:
             )
 
     @property
+    def owner(self) -> str:
+        """Name of its parameters, in the sections of cells and decoders."""
+        return self.group or self.name
+
+    @property
     def diffused(self) -> bool:
         """Whether it enters noised and its velocity is predicted."""
         return self.objective == "diffusion"
@@ -84,6 +93,38 @@ class CellRegion:
     def holds_data(self) -> bool:
         """Whether data enters the region, clean or noised."""
         return self.kind != QUERIES and (not self.objective or self.diffused)
+
+
+def check_groups(layout: CanvasLayout, regions: Sequence[CellRegion]) -> None:
+    """Refuses groups whose regions could not share parameters.
+
+    Raises:
+        ValueError: names two regions that are not alike, or one named as a group of others.
+    """
+    first: dict[str, CellRegion] = {}
+    for region in regions:
+        other = first.setdefault(region.owner, region)
+        alike = dataclasses.replace(region, name=other.name) == other
+        sizes = [layout.region_numel(r.name) for r in (other, region)]
+        if not alike or sizes[0] != sizes[1]:
+            raise ValueError(
+                f"regions {other.name!r} ({sizes[0]} cells: {other}) and {region.name!r} "
+                f"({sizes[1]} cells: {region}) share the parameters {region.owner!r}: expected "
+                "the same kind, numbers, objective, decoder and cells"
+            )
+
+
+def group_corners(
+    layout: CanvasLayout, regions: Sequence[CellRegion]
+) -> dict[str, tuple[int, int]]:
+    """Region of a group -> row and column of the group's corner, from which its cells count."""
+    corners: dict[str, tuple[int, int]] = {}
+    grouped = [region for region in regions if region.group]
+    for region in grouped:
+        _, _, row, _, column, _ = layout.region_spec(region.name).bounds
+        low = corners.get(region.group, (row, column))
+        corners[region.group] = (min(low[0], row), min(low[1], column))
+    return {region.name: corners[region.group] for region in grouped}
 
 
 def scalar_features(values: Float[Array, "B N"]) -> Float[Array, "B N features"]:
@@ -112,6 +153,7 @@ class RegionCells(nn.Module):
         *,
         positions: Float[np.ndarray, "N D"],
         batch: int,
+        copies: int = 1,
     ) -> Float[Array, "B N D"]:
         """Content + modality + position.
 
@@ -121,11 +163,13 @@ class RegionCells(nn.Module):
             timesteps: noise levels, `CLEAN` to 999, of a diffused region.
             positions: from `embed.cell_positions`.
             batch: batch size B.
+            copies: regions of a group that come together, with as many cells each.
         """
         start = nn.initializers.normal(START)
         modality = self.param("modality", start, (self.width,))
         if values is None:
-            query = self.param("query", start, (positions.shape[0], self.width))
+            query = self.param("query", start, (positions.shape[0] // copies, self.width))
+            query = jnp.tile(query, (copies, 1))
             return jnp.broadcast_to(query + modality + positions, (batch, *positions.shape))
         cells = self._encode(values) + modality + positions
         if timesteps is None:
@@ -146,7 +190,7 @@ class RegionCells(nn.Module):
 
 
 class CanvasCells(nn.Module):
-    """The cells of all regions, each region's parameters under its name.
+    """The cells of all regions, each region's parameters under the name of their owner.
 
     Args:
         layout: the canvas.
@@ -175,12 +219,24 @@ class CanvasCells(nn.Module):
             ValueError: data or noise levels for other regions than these, or of a wrong shape.
         """
         self._check(data, timesteps, batch)
-        cells = []
-        for region in self.regions:
-            encode = RegionCells(region, self.layout.d_model, name=region.name)
-            positions = cell_positions(self.layout, region.name)
-            values, level = data.get(region.name), timesteps.get(region.name)
-            cells.append(encode(values, level, positions=positions, batch=batch))
+        corners = group_corners(self.layout, self.regions)
+        encoders, cells = {}, []
+        # Neighbours of a group are encoded at once, but each has a noise level of its own.
+        for owner, run in itertools.groupby(self.regions, lambda r: (r.owner, r.diffused and r)):
+            regions, name = list(run), owner[0]
+            if name not in encoders:
+                encoders[name] = RegionCells(regions[0], self.layout.d_model, name=name)
+            names = [region.name for region in regions]
+            positions = [cell_positions(self.layout, n, corner=corners.get(n)) for n in names]
+            values = [data[n] for n in names if n in data]
+            found = encoders[name](
+                jnp.concatenate(values, axis=1) if values else None,
+                timesteps.get(names[0]),
+                positions=np.concatenate(positions),
+                batch=batch,
+                copies=len(names),
+            )
+            cells.append(found)
         return jnp.concatenate(cells, axis=1)
 
     def _check(self, data: Mapping[str, Array], timesteps: Mapping[str, Array], batch: int) -> None:

@@ -7,11 +7,12 @@ first. Every last layer starts at zero, so that an untrained model predicts 0, a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import einops
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -69,7 +70,7 @@ class RegionDecoder(nn.Module):
 
 
 class CanvasDecoders(nn.Module):
-    """The decoders of all predicted regions, each region's parameters under its name.
+    """The decoders of all predicted regions, each region's parameters under their owner's name.
 
     Args:
         layout: the canvas.
@@ -92,13 +93,35 @@ class CanvasDecoders(nn.Module):
             wanted: regions; None = all that are predicted.
         """
         places, found = region_slices(self.layout), {}
+        groups: dict[str, list[CellRegion]] = {}
         for region in self.regions:
             if region.objective and (wanted is None or region.name in wanted):
-                decode = RegionDecoder(
-                    region.decoder, region.features, self.heads, name=region.name
-                )
-                found[region.name] = decode(canvas[:, places[region.name]], canvas)
+                groups.setdefault(region.owner, []).append(region)
+        for owner, regions in groups.items():
+            first = regions[0]
+            decode = RegionDecoder(first.decoder, first.features, self.heads, name=owner)
+            cells = [canvas[:, places[region.name]] for region in regions]
+            decoded = decode(jnp.concatenate(cells, axis=1), canvas)
+            parts = jnp.split(decoded, len(regions), axis=1)
+            found |= {region.name: part for region, part in zip(regions, parts, strict=True)}
         return found
+
+
+def owner_parts(
+    layout: CanvasLayout, regions: Sequence[CellRegion]
+) -> dict[str, slice | np.ndarray]:
+    """Group, or region without one -> its places in the sequence of cells."""
+    places, owned = region_slices(layout), {}
+    for region in regions:
+        owned.setdefault(region.owner, []).append(places[region.name])
+    return {owner: _joined(slices) for owner, slices in owned.items()}
+
+
+def _joined(slices: Sequence[slice]) -> slice | np.ndarray:
+    """One slice where they follow each other, else indices."""
+    indices = np.concatenate([np.arange(s.start, s.stop) for s in slices])
+    low, high = slices[0].start, slices[-1].stop
+    return slice(low, high) if len(indices) == high - low else indices
 
 
 def region_slices(layout: CanvasLayout) -> dict[str, slice]:

@@ -28,11 +28,18 @@ def sinusoids(values: Num[np.ndarray, " N"], width: int) -> Float[np.ndarray, "N
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
 
 
-def cell_positions(layout: CanvasLayout, region: str) -> Float[np.ndarray, "N D"]:
+def cell_positions(
+    layout: CanvasLayout, region: str, *, corner: tuple[int, int] | None = None
+) -> Float[np.ndarray, "N D"]:
     """Position codes of a region's cells, in their order, float32.
 
     Half of the width codes real time (canvas frame x period), a quarter the row and a quarter the
-    column within the region's box. The width must be a multiple of 8.
+    column. The width must be a multiple of 8.
+
+    Args:
+        layout: the canvas.
+        region: of the layout.
+        corner: row and column from which those of the cells count; None = the region's own corner.
 
     Raises:
         ValueError: unknown region, or the width is no multiple of 8.
@@ -43,10 +50,11 @@ def cell_positions(layout: CanvasLayout, region: str) -> Float[np.ndarray, "N D"
     grid = (layout.T, layout.H, layout.W)
     frames, rows, columns = np.unravel_index(layout.region_indices(region), grid)
     half, quarter = layout.d_model // 2, layout.d_model // 4
+    row, column = (spec.bounds[2], spec.bounds[4]) if corner is None else corner
     codes = (
         sinusoids(frames * spec.period, half),
-        sinusoids(rows - spec.bounds[2], quarter),
-        sinusoids(columns - spec.bounds[4], quarter),
+        sinusoids(rows - row, quarter),
+        sinusoids(columns - column, quarter),
     )
     return np.concatenate(codes, axis=-1)
 

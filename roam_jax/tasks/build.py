@@ -168,13 +168,19 @@ def build(
         known: scaling that a run began with, by member; see `open_members`.
 
     Returns:
-        An `Experiment`, or of a canvas model a `SceneExperiment`.
+        An `Experiment`, of a canvas model a `SceneExperiment`, of a cloned policy a
+        `CloneExperiment`.
 
     Raises:
         FileNotFoundError, ValueError: data, weights or config do not fit; the message names what.
     """
     if config.train.task == "canvas":
         return scene_experiment(config)
+    if config.train.task == "clone":
+        # Imported late: worlds need MuJoCo, which no other task does.
+        from roam_jax.tasks.clone_build import clone_experiment
+
+        return clone_experiment(config)
     make_task = task_maker(config)
     _require_paths(config)
     time = TimeSpec(config.data.frames, config.canvas.t_current)
@@ -203,13 +209,13 @@ def task_maker(
 ) -> Callable[..., tuple[Any, Task, sharding.Rules]]:
     """From (config, time, batch spec) to model, task and sharding rules, for `train.task`.
 
-    Not for a canvas model, see `scene_build`.
+    Not for a canvas model or a cloned policy, see `scene_build` and `clone_build`.
 
     Raises:
         ValueError: no such task, a run that no machine could start, or a leaf of a canvas model.
     """
     makers = {"graft": _graft, "video": _video, "vae": _vae}
-    check_choice("train.task", config.train.task, [*makers, "canvas"])
+    check_choice("train.task", config.train.task, [*makers, "canvas", "clone"])
     check_run(config)
     refuse_canvas_leaves(config)
     check_seed(config.seed)

@@ -28,6 +28,7 @@ from roam_jax.spelling import check_choice
 from roam_jax.tasks.balance import GRADNORM, SECTION, Balance
 from roam_jax.tasks.canvas import SceneModel
 from roam_jax.tasks.cell_values import cell_count, cell_features
+from roam_jax.tasks.experiment import refuse_clone_leaves, refuse_leaves
 from roam_jax.train.sharding import shard_largest
 
 # Stacked over depth, gates, biases and norms are matrices, so they are named.
@@ -80,7 +81,8 @@ def scene_model(config: ml_collections.ConfigDict) -> SceneModel:
     Raises:
         ValueError: a value of the config is out of range, names nothing, or has no meaning here.
     """
-    _refuse_meaningless(config)
+    refuse_leaves(config, MEANINGLESS, "has no backbone and no robot episodes")
+    refuse_clone_leaves(config)
     sizes, loss = config.model, config.loss
     check_sizes(width=sizes.width, depth=sizes.depth, heads=sizes.heads)
     check_choice("canvas.geometry", config.canvas.geometry, GEOMETRIES)
@@ -104,7 +106,7 @@ def scene_model(config: ml_collections.ConfigDict) -> SceneModel:
     module = CanvasModel(
         layout=layout,
         topology=declared_topology(
-            streamed_layout(layout, scene, streams), _topology_options(config.topology)
+            streamed_layout(layout, scene, streams), topology_options(config.topology)
         ),
         regions=regions,
         options=options,
@@ -141,24 +143,6 @@ def scene_task(model: SceneModel, *, batch_size: int) -> Task:
         batch_spec=scene_batch_spec(batch_size),
         no_decay=(*NO_DECAY, f"^{SECTION}/") if model.balance.init() else NO_DECAY,
     )
-
-
-def _refuse_meaningless(config: ml_collections.ConfigDict) -> None:
-    """Refuses what only a graft could heed.
-
-    Raises:
-        ValueError: names the leaf.
-    """
-    for key, default in MEANINGLESS.items():
-        value: Any = config
-        for part in key.split("."):
-            value = value[part]
-        value = tuple(value) if isinstance(value, list) else value
-        if value != default:
-            raise ValueError(
-                f"{key} = {value!r}: train.task = canvas has no backbone and no robot episodes; "
-                f"expected {default!r}"
-            )
 
 
 def _kept_streams(scene: Scene, predict: tuple[str, ...]) -> tuple[Stream, ...]:
@@ -254,7 +238,8 @@ def streamed_layout(
     )
 
 
-def _topology_options(topology: ml_collections.ConfigDict) -> KindOptions:
+def topology_options(topology: ml_collections.ConfigDict) -> KindOptions:
+    """The config's section `topology`, as kinds take it."""
     return KindOptions(
         kind=topology.kind,
         window=topology.window,

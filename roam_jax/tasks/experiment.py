@@ -18,7 +18,7 @@ from roam_jax.train.workdir import LATER_LEAVES, LATER_SECTIONS
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "roam-jax")
 # Tasks whose model runs in rounds.
-LOOPED_TASKS = ("graft", "canvas")
+LOOPED_TASKS = ("graft", "canvas", "clone")
 # Leaves that a canvas model alone reads, beside its section `model`.
 CANVAS_LEAVES = (
     "data.scene",
@@ -31,6 +31,14 @@ CANVAS_LEAVES = (
     "loss.balance",
     "loss.gradnorm_alpha",
     "loss.decoder_only",
+)
+# Leaves that behaviour cloning alone reads.
+CLONE_LEAVES = (
+    "data.environment",
+    "data.bodies",
+    "data.demonstrations",
+    "data.chunk",
+    "data.pixels",
 )
 
 
@@ -86,14 +94,40 @@ def refuse_canvas_leaves(config: ml_collections.ConfigDict) -> None:
     defaults = {key: LATER_LEAVES[key] for key in CANVAS_LEAVES}
     for section, leaves in LATER_SECTIONS.items():
         defaults |= {f"{section}.{leaf}": value for leaf, value in leaves.items()}
+    refuse_leaves(config, defaults, "trains no canvas model, which alone reads it")
+    refuse_clone_leaves(config)
+
+
+def refuse_clone_leaves(config: ml_collections.ConfigDict) -> None:
+    """Refuses what behaviour cloning alone could heed, in a run of another task.
+
+    Raises:
+        ValueError: names the leaf.
+    """
+    defaults = {key: LATER_LEAVES[key] for key in CLONE_LEAVES}
+    refuse_leaves(config, defaults, "clones no expert; train.task = clone alone reads it")
+
+
+def refuse_leaves(config: ml_collections.ConfigDict, defaults: Mapping[str, Any], why: str) -> None:
+    """Refuses leaves that have no meaning for the task and yet were given a value.
+
+    Args:
+        config: the whole config.
+        defaults: leaf -> the value that leaves it alone.
+        why: what the task does not do, for the message.
+
+    Raises:
+        ValueError: names the leaf.
+    """
     for key, default in defaults.items():
-        section, leaf = key.split(".")
-        value = config[section][leaf]
+        value: Any = config
+        for part in key.split("."):
+            value = value[part]
         # A config that was read from JSON has lists.
-        if (tuple(value) if isinstance(value, list) else value) != default:
+        value = tuple(value) if isinstance(value, list) else value
+        if value != default:
             raise ValueError(
-                f"{key} = {value!r}: train.task = {config.train.task} trains no canvas model, "
-                f"which alone reads it; expected {default!r}"
+                f"{key} = {value!r}: train.task = {config.train.task} {why}; expected {default!r}"
             )
 
 

@@ -37,7 +37,7 @@ class Sketch:
     Args:
         config: the whole config.
         time: alignment of the window; None of a canvas model.
-        model: a `GraftModel`, `VideoModel`, `VAEModel` or `SceneModel`.
+        model: a `GraftModel`, `VideoModel`, `VAEModel`, `SceneModel` or `CloneModel`.
         task: the trainer's view of it, on batches that bring frames, or numbers of examples.
         rules: sharding rules of its parameters.
         assumed: a sentence for each thing that the config leaves open.
@@ -83,6 +83,12 @@ def sketch(
     """
     if config.train.task == "canvas":
         made = scene_experiment(config)
+        return Sketch(config, None, made.model, made.task, made.rules, ())
+    if config.train.task == "clone":
+        # Imported late, as in `build`.
+        from roam_jax.tasks.clone_build import clone_experiment
+
+        made = clone_experiment(config)
         return Sketch(config, None, made.model, made.task, made.rules, ())
     make_task = task_maker(config)
     time = TimeSpec(config.data.frames, config.canvas.t_current)

@@ -42,6 +42,11 @@ LATER_LEAVES = MappingProxyType(
         "data.questions": "both",
         "data.objects": 5,
         "data.observed_frames": 2,
+        "data.environment": "reach",
+        "data.bodies": (),
+        "data.demonstrations": 200,
+        "data.chunk": 8,
+        "data.pixels": 0,
         "canvas.predict": (),
         "loop.over": "block",
         "loop.reinject": "none",
@@ -58,6 +63,10 @@ LATER_LEAVES = MappingProxyType(
         "eval.video_steps": 50,
         "eval.video_sampler": "ddim",
         "eval.exit_threshold": 0.0,
+        "eval.episodes": 200,
+        "eval.replan": 4,
+        "eval.ensembling": True,
+        "eval.ensemble_decay": 0.1,
     }
 )
 # The same of whole sections, which their tasks do not read.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw
 
@@ -29,6 +29,21 @@ def side_by_side(
     Returns:
         Frames of an even number of rows and columns, as video coders want them.
     """
+    count, total = next(iter(strips.values())).shape[:2]
+    seen = np.broadcast_to(np.arange(total) < observed, (count, total))
+    return bordered(strips, dict.fromkeys(strips, seen))
+
+
+def bordered(
+    strips: Mapping[str, UInt8[np.ndarray, "windows T H W 3"]],
+    green: Mapping[str, Bool[np.ndarray, "windows T"]],
+) -> UInt8[np.ndarray, "T rows columns 3"]:
+    """As `side_by_side`, with borders by frame.
+
+    Args:
+        strips: as there.
+        green: name -> frames whose border is green; that of the others is red.
+    """
     count, total, height, width, _ = next(iter(strips.values())).shape
     scale = max(1, -(-TILE // height))
     tall, wide = height * scale + 2 * BORDER, width * scale + 2 * BORDER
@@ -38,9 +53,9 @@ def side_by_side(
     video = np.full((total, *(side + side % 2 for side in size), 3), 255, np.uint8)
     video[:, :top] = _header(list(strips), height=top, width=video.shape[2], wide=wide)
     for t in range(total):
-        colour = to_rgb(OBSERVED if t < observed else PREDICTED)
-        for column, frames in enumerate(strips.values()):
+        for column, (name, frames) in enumerate(strips.items()):
             for row in range(count):
+                colour = to_rgb(OBSERVED if green[name][row, t] else PREDICTED)
                 tile = np.empty((tall, wide, 3), np.uint8)
                 tile[:] = np.round(np.array(colour) * 255).astype(np.uint8)
                 enlarged = frames[row, t].repeat(scale, axis=0).repeat(scale, axis=1)

@@ -10,12 +10,16 @@ from hypothesis import strategies as st
 from roam_jax.canvas.agents import join_layouts, multi_agent
 from roam_jax.canvas.layout import CanvasLayout, RegionSpec
 from roam_jax.canvas.topologies import (
+    ACTION_REGION,
+    JOINT_REGION,
     TOPOLOGIES,
     central_thought,
     cortical_hierarchy,
+    kinematic_tree,
     thalamic_relay,
 )
 from roam_jax.canvas.topology import CanvasTopology, empty_edges
+from roam_jax.morphology import ROOT, Joint, Morphology
 from tests.canvas.canvases import allowed, influences, layouts, places
 
 # Four regions of one clock on a canvas of 3 frames, the thought for one frame alone.
@@ -41,6 +45,50 @@ def test_the_list_names_all_of_them():
     assert TOPOLOGIES["dense"](["a", "b"]) == CanvasTopology.dense(["a", "b"])
     for name, make in TOPOLOGIES.items():
         assert make.__name__ == name and make.__doc__
+
+
+def tree_canvas(body, *, lacking=(), beside=()):
+    """Joints and actions of a body, a goal and thought cells in one row."""
+    names = [form.format(n) for form in (JOINT_REGION, ACTION_REGION) for n in body.joint_names]
+    names = [n for n in [*names, "goal", "thought", *beside] if n not in lacking]
+    return CanvasLayout(
+        1, 1, len(names), 8, {n: (0, 1, 0, 1, i, i + 1) for i, n in enumerate(names)}
+    )
+
+
+def test_joints_talk_along_the_links_of_a_tree():
+    links = [("a", ROOT), ("b", 0), ("c", 1), ("d", 0), ("e", ROOT)]
+    body = Morphology("b5", tuple(Joint(n, p, "hinge", -1.0, 1.0, 0.1) for n, p in links))
+    layout, count = tree_canvas(body), len(links)
+    tree = np.eye(count, dtype=bool)
+    for place, (_, parent) in enumerate(links):
+        if parent != ROOT:
+            tree[place, parent] = tree[parent, place] = True
+    expected = np.zeros((2 * count + 2,) * 2, bool)
+    expected[:count, :count] = tree
+    for one, other in ((0, 1), (1, 0), (1, 1)):  # actions meet their joint and themselves
+        rows, columns = (slice(i * count, (i + 1) * count) for i in (one, other))
+        expected[rows, columns] = np.eye(count, dtype=bool)
+    expected[:, 2 * count :] = True
+    np.testing.assert_array_equal(
+        allowed(kinematic_tree(layout, morphology=body), layout), expected
+    )
+    edges = kinematic_tree(layout, morphology=body).connections
+    assert len(edges) == len({(e.src, e.dst) for e in edges}) == expected.sum()
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"lacking": ["action_b"]}, r"lacks \['action_b'\] and has no region beside"),
+        ({"beside": ["joint_c"]}, r"lacks no region and has \['joint_c'\] beside"),
+    ],
+)
+def test_a_tree_that_does_not_match_the_canvas_is_refused(given, message):
+    joints = (Joint("a", ROOT, "hinge", -1.0, 1.0, 0.1), Joint("b", 0, "hinge", -1.0, 1.0, 0.1))
+    body = Morphology("pair", joints)
+    with pytest.raises(ValueError, match=f"morphology 'pair' .* does not match the .*{message}"):
+        kinematic_tree(tree_canvas(body, **given), morphology=body)
 
 
 @pytest.mark.parametrize("hub", ["central_thought", "thalamic_relay"])

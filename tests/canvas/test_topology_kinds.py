@@ -88,6 +88,8 @@ def test_bad_options_and_layouts_are_refused():
             make(kind, bare)
     with pytest.raises(ValueError, match="multi_agent.*needs a body"):
         make("multi_agent", bare)
+    with pytest.raises(ValueError, match="kinematic_tree' needs a body, .* expected train.task"):
+        make("kinematic_tree")
     with pytest.raises(ValueError, match="topology.kind = 'ring'"):
         KindOptions("ring")
     with pytest.raises(ValueError, match="topology.links = -1"):
