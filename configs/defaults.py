@@ -86,7 +86,7 @@ def _data() -> ml_collections.ConfigDict:
     data.observed_frames = 2
     # Behaviour cloning (train.task = clone): the environment, its bodies (() = all of them), expert
     # episodes of each, actions that are predicted at once, and the side of square frames that are
-    # seen beside the vectors (0 = none).
+    # seen in place of prop and goal (0 = none).
     data.environment = "reach"
     data.bodies = ()
     data.demonstrations = 200

@@ -6,8 +6,8 @@
 
 Every joint of a body is a cell, and every joint's next 8 actions are another; the kinematic tree
 says who reads whom. Without a variant, four bodies learn to reach; `push` has the same bodies push
-a prop to a goal, `walk` planar walkers with two to four legs. `pixels` sees frames beside the
-vectors, and `tiny` is a few steps of a small policy, for tests.
+a prop to a goal, `walk` planar walkers with two to four legs. `pixels` sees frames in
+place of prop and goal, and `tiny` is a few steps of a small policy, for tests.
 """
 
 import ml_collections

@@ -13,7 +13,7 @@ import numpy as np
 from roam_jax.data.demonstration_batches import ACTION
 from roam_jax.data.demonstrations import Demonstrations
 from roam_jax.files import write_atomically
-from roam_jax.morphology import PIXELS
+from roam_jax.morphology import JOINTS, PIXELS
 from roam_jax.tasks.clone import fields_of
 from roam_jax.tasks.clone_build import TRAIN, CloneExperiment, clone_experiment
 from roam_jax.viz.actions import draw_action_chunks
@@ -119,7 +119,8 @@ def stream_lines(experiment: CloneExperiment) -> Iterator[str]:
     """A line for each body: its joints, what else it sees, and its cells."""
     for body, model in experiment.model.bodies.items():
         spec, layout = model.spec, model.module.layout
-        seen = [f"{s.name} {s.cells} x {len(s.dimensions)}" for s in spec.streams]
+        streams = [s for s in spec.streams if s.name == JOINTS or s.name in layout.regions]
+        seen = [f"{s.name} {s.cells} x {len(s.dimensions)}" for s in streams]
         seen += [PIXELS] if model.sees_pixels else []
         cells = sum(map(layout.region_numel, layout.regions))
         yield (

@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import ml_collections
 from absl import logging
 
 from roam_jax.contracts import Params
@@ -64,12 +65,13 @@ class RolloutOptions:
             raise ValueError(f"eval.episodes = {self.episodes}: expected at least 1")
 
     @classmethod
-    def of(cls, settings: Any) -> RolloutOptions:
-        """Reads the section `eval` of a config.
+    def of(cls, config: ml_collections.ConfigDict) -> RolloutOptions:
+        """Reads the section `eval` of a whole config.
 
         Raises:
             ValueError: a value is out of range.
         """
+        settings = config.eval
         chunking = Chunking(settings.replan, settings.ensembling, settings.ensemble_decay)
         return cls(settings.episodes, chunking, settings.resamples)
 

@@ -24,6 +24,6 @@ def make_rollout(experiment: Trainable, *, extrapolate: str | None = None) -> Ro
             f"metrics = {ROLLOUT}: a run of train.task = {config.train.task!r} does not act; "
             f"expected one of {' or '.join(STAGES)}"
         )
-    options = RolloutOptions.of(config.eval)
+    options = RolloutOptions.of(config)
     stages = STAGES[config.train.task](experiment, options, extrapolate=extrapolate)
     return RolloutEvaluation(stages, options, trained=config.loop.rounds, extrapolate=extrapolate)

@@ -8,7 +8,7 @@ actions their query and decoder, so that the parameters fit every body.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +32,8 @@ LENGTH, DEPTH = 0.25, 4.0
 # Metres that divide differences of places: what decides near a contact is small beside the world.
 DIFFERENCE = 0.1
 PLACES = ("x", "y", "z")
+# Streams that frames show: a policy that sees frames is not given their vectors.
+SHOWN = ("prop", "goal")
 
 
 def tree_columns(morphology: Morphology) -> tuple[int, ...]:
@@ -53,18 +55,21 @@ def tree_columns(morphology: Morphology) -> tuple[int, ...]:
     return tuple(columns)
 
 
-def observed_streams(spec: WorldSpec) -> tuple[VectorStream, ...]:
-    """Those that belong to no joint."""
-    return tuple(stream for stream in spec.streams if stream.name != JOINTS)
+def observed_streams(spec: WorldSpec, *, pixels: bool) -> tuple[VectorStream, ...]:
+    """Vectors that a policy sees and that belong to no joint; with `pixels` not those `SHOWN`."""
+    hidden = (JOINTS, *SHOWN) if pixels else (JOINTS,)
+    return tuple(stream for stream in spec.streams if stream.name not in hidden)
 
 
-def differences(spec: WorldSpec) -> dict[str, list[tuple[str, np.ndarray, np.ndarray]]]:
+def differences(
+    streams: Sequence[VectorStream],
+) -> dict[str, list[tuple[str, np.ndarray, np.ndarray]]]:
     """Stream -> those before it that also have a place: (stream, its dimensions, the other's).
 
     A cell holds where it is from there as well, so that no block has to subtract places to within
     millimetres.
     """
-    streams, found = observed_streams(spec), {}
+    found = {}
     for i, stream in enumerate(streams):
         found[stream.name] = []
         for other in streams[:i]:
@@ -101,7 +106,8 @@ def body_layout(
             bounds = (frame, frame + 1, row, row + 1, column, column + 1)
             regions[form.format(name)] = RegionSpec(bounds, is_output=bool(frame))
     row = max(body.depths) + 1
-    boxes = {stream.name: (1, stream.cells) for stream in observed_streams(spec)}
+    streams = observed_streams(spec, pixels=bool(pixels))
+    boxes = {stream.name: (1, stream.cells) for stream in streams}
     if pixels:
         boxes[PIXELS] = (pixels // PATCH, pixels // PATCH)
     if thought_cells:
@@ -129,10 +135,11 @@ def body_regions(
     """
     if chunk < 1:
         raise ValueError(f"data.chunk = {chunk}: expected at least 1")
-    apart = differences(spec)
+    streams = observed_streams(spec, pixels=PIXELS in layout.regions)
+    apart = differences(streams)
     numbers = {
         stream.name: len(stream.dimensions) + sum(len(own) for _, own, _ in apart[stream.name])
-        for stream in observed_streams(spec)
+        for stream in streams
     }
     joint = joint_constants(spec.morphology).shape[1] + DYNAMIC
     found = {
@@ -218,12 +225,13 @@ def cell_values(spec: WorldSpec, observations: Observations, *, pixels: bool) ->
         JOINT_REGION.format(name): joints[:, place, None]
         for place, name in enumerate(spec.morphology.joint_names)
     }
-    for name, others in differences(spec).items():
-        values = observations[name]
-        scales = next(stream.scales for stream in spec.streams if stream.name == name)
-        apart = [values[..., own] - observations[o][..., theirs] for o, own, theirs in others]
-        scaled = [values / np.array(scales, np.float32), *(x / DIFFERENCE for x in apart)]
-        found[name] = jnp.concatenate(scaled, axis=-1)
+    streams = observed_streams(spec, pixels=pixels)
+    apart = differences(streams)
+    for stream in streams:
+        values = observations[stream.name]
+        away = [values[..., own] - observations[o][..., its] for o, own, its in apart[stream.name]]
+        scaled = [values / np.array(stream.scales, np.float32), *(x / DIFFERENCE for x in away)]
+        found[stream.name] = jnp.concatenate(scaled, axis=-1)
     if pixels:
         found[PIXELS] = patches(observations[PIXELS])
     return found

@@ -159,14 +159,16 @@ def test_wrong_bodies_and_observations_are_refused(policy, params):
 
 def test_a_joint_lies_at_its_depth_and_branch():
     assert tree_columns(FORK) == (0, 0, 0, 1) and FORK.depths == (0, 1, 2, 1)
-    layout = body_layout(spec_of(FORK, goals=3), width=16, pixels=16, thought_cells=2)
+    layout = body_layout(spec_of(FORK, goals=3), width=16, thought_cells=2)
     bounds = {name: region.bounds for name, region in layout.regions.items()}
     assert bounds["joint_right"] == (0, 1, 1, 2, 1, 2)
     assert bounds["action_right"] == (1, 2, 1, 2, 1, 2)
-    assert bounds["goal"] == (0, 1, 4, 5, 0, 3) and bounds["pixels"] == (0, 1, 5, 7, 0, 2)
+    assert bounds["goal"] == (0, 1, 4, 5, 0, 3) and bounds["thought"] == (0, 1, 5, 6, 0, 2)
     assert {n for n, r in layout.regions.items() if r.is_output} == {
         f"action_{name}" for name in FORK.joint_names
     }
+    shown = body_layout(SPECS["fork"], width=16, pixels=16)
+    assert "goal" not in shown.regions and shown.regions["pixels"].bounds == (0, 1, 4, 6, 0, 2)
     with pytest.raises(ValueError, match="data.pixels = 12: expected 0, or a multiple of 8"):
         body_layout(SPECS["chain"], width=16, pixels=12)
 
@@ -182,9 +184,11 @@ def test_cells_hold_scaled_numbers_and_pixels():
     seen = {"joints": joints, "tip": np.ones((1, 1, 2), np.float32)}
     seen |= {"goal": np.ones((1, 1, 2), np.float32), "pixels": frames}
     seen["tip"] = np.array([[[0.5, 1.5]]], np.float32)
-    cells = cell_values(spec, seen, pixels=True)
+    cells = cell_values(spec, seen, pixels=False)
     np.testing.assert_allclose(cells["tip"], [[[1.0, 3.0]]])
     np.testing.assert_allclose(cells["goal"], [[[2.0, 2.0, 5.0, -5.0]]], rtol=1e-5)
     assert cells["joint_elbow"].shape == (1, 1, 11)
+    cells = cell_values(spec, seen, pixels=True)
+    assert "goal" not in cells
     patch = frames[0, :8, 8:].reshape(-1) / 127.5 - 1
     np.testing.assert_allclose(cells["pixels"][0, 1], patch, atol=1e-6)
