@@ -337,6 +337,6 @@ def _eval() -> ml_collections.ConfigDict:
     evaluation.replan = 4
     # Whether overlapping chunks are averaged, the i-th oldest with weight exp(-ensemble_decay i);
     # else the newest counts alone.
-    evaluation.ensembling = True
+    evaluation.ensembling = False
     evaluation.ensemble_decay = 0.1
     return evaluation

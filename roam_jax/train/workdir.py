@@ -65,7 +65,7 @@ LATER_LEAVES = MappingProxyType(
         "eval.exit_threshold": 0.0,
         "eval.episodes": 200,
         "eval.replan": 4,
-        "eval.ensembling": True,
+        "eval.ensembling": False,
         "eval.ensemble_decay": 0.1,
     }
 )
