@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from roam_jax.contracts import Params
+from roam_jax.evaluate.closed_loop import RolloutOptions
 from roam_jax.evaluate.report_rollout import EXPERT
-from roam_jax.evaluate.rollout import RolloutOptions
 from roam_jax.evaluate.rollouts import (
     ChunkPlayer,
     Film,
@@ -70,7 +70,7 @@ class BodyPredictor:
 
 
 class BodyStage:
-    """One world, with its starts drawn; see `rollout.Stage` for the methods.
+    """One world, with its starts drawn; see `closed_loop.Stage` for the methods.
 
     Args:
         world: what is played.

@@ -1,6 +1,6 @@
 """Evaluation of a cloned policy on demonstrations: error of its action chunks by body and rounds.
 
-What counts is what the policy does in closed loop (`rollout.py`); this error tells how well the
+What counts is what the policy does in closed loop (`closed_loop.py`); this error tells how well the
 expert is known where the expert goes, and on the train split what was memorised.
 """
 

@@ -29,7 +29,7 @@ class Chunking:
     """
 
     replan: int = 1
-    ensembling: bool = True
+    ensembling: bool = False
     decay: float = 0.1
 
     def __post_init__(self):

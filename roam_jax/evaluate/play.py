@@ -65,20 +65,23 @@ def play(
         env: with the policy's spaces; a `Policy` of a graft plays the tabletop.
         episodes: at least one.
         seed: episode i is reset with seed + i.
-        steps: the most of an episode; None = until the environment says that it is over.
-        chunking: how chunks become actions; None = as the run says, or of a graft's policy every
-            four steps, averaged.
+        steps: the most of an episode, at least 1; None = until the environment says that it is
+            over.
+        chunking: how chunks become actions; None = as the run says, or of a graft's policy a new
+            one every four steps.
 
     Returns:
         An entry for each episode. Its success is what the environment says in `info["success"]`
         last, False where it never does; `info["diverged"]` likewise.
 
     Raises:
-        ValueError: the environment's spaces are others; names each key, its shape there and the
-            one expected.
+        ValueError: no episodes or steps; or the environment's spaces are others: names each key,
+            its shape there and the one expected.
     """
     if episodes < 1:
         raise ValueError(f"episodes = {episodes}: expected at least 1")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps = {steps}: expected at least 1, or None")
     player = _player(policy, env, chunking)
     rng = draws_rng("environment", type(env.unwrapped).__name__)
     rows, seconds = [], []

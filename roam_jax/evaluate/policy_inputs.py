@@ -44,6 +44,11 @@ def require_actions(config: ml_collections.ConfigDict, *, where: str | pathlib.P
     """
     if config.train.task == "graft" and config.canvas.action_weight:
         return
+    if config.train.task == "clone":
+        raise ValueError(
+            f"{where} is a run of train.task = 'clone', expected 'graft'; "
+            "roam_jax.evaluate.play.load_policy loads policies of both"
+        )
     why = f"train.task = {config.train.task!r}"
     if config.train.task == "graft":
         why = f"canvas.action_weight = {config.canvas.action_weight}"

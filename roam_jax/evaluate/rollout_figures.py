@@ -59,7 +59,8 @@ def rollout_figures(
         "success": _mean(success, resamples),
         "return": _mean(own - best, resamples),
     }
-    if (best > 0).all():
+    # Of the expert alone, so that all policies and seeds have the same figures.
+    if (expert.returns[expert.counted] > 0).all():
         figures["of_expert"] = estimate_ratio(own, best, resamples=resamples).to_json()
     return figures
 

@@ -101,8 +101,7 @@ def make_parts(
             as `make_evaluation`.
     """
     task = experiment.config.train.task
-    for name in metrics or ("",):
-        check_choice("metrics", name, METRICS)
+    check_metrics(metrics)
     if VIDEO in metrics and task != "graft":
         raise ValueError(
             f"metrics = {','.join(metrics)}: a run of train.task = {task!r} continues no video "
@@ -114,6 +113,16 @@ def make_parts(
         ROLLOUTS: make_rollout,
     }
     return tuple(parts[n](experiment, extrapolate=extrapolate) for n in METRICS if n in metrics)
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Refuses names that are none of `METRICS`.
+
+    Raises:
+        ValueError: an unknown name, or none at all.
+    """
+    for name in metrics or ("",):
+        check_choice("metrics", name, METRICS)
 
 
 def make_evaluate_hook(experiment: Trainable) -> Callable[[Params, int], dict[str, float]]:
@@ -282,8 +291,10 @@ def open_experiment(saved: Saved, metrics: Sequence[str]) -> Trainable:
     """The run's data and model; of a cloned policy that only plays, the model alone.
 
     Raises:
-        FileNotFoundError, ValueError: as `Saved.experiment`.
+        FileNotFoundError, ValueError: as `Saved.experiment`; or as `check_metrics`, before
+            anything is opened.
     """
+    check_metrics(metrics)
     return saved.experiment() if _reads_data(saved.config, metrics) else saved.bodies()
 
 

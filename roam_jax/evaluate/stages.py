@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from roam_jax.evaluate.body_stage import body_stages
+from roam_jax.evaluate.closed_loop import RolloutEvaluation, RolloutOptions
 from roam_jax.evaluate.report_rollout import ROLLOUT
-from roam_jax.evaluate.rollout import RolloutEvaluation, RolloutOptions
 from roam_jax.evaluate.tabletop_stage import tabletop_stages
 from roam_jax.tasks.experiment import Trainable
 

@@ -26,11 +26,12 @@ from roam_jax.contracts import (
     VectorSpec,
 )
 from roam_jax.data.embedded import VARIANTS
+from roam_jax.evaluate.closed_loop import RolloutOptions
 from roam_jax.evaluate.ensembling import ActionBuffer, Chunking
 from roam_jax.evaluate.observation import Observation
 from roam_jax.evaluate.policy import Policy
+from roam_jax.evaluate.policy_inputs import require_actions
 from roam_jax.evaluate.report_rollout import EXPERT
-from roam_jax.evaluate.rollout import RolloutOptions
 from roam_jax.evaluate.rollouts import (
     Film,
     Player,
@@ -111,7 +112,7 @@ class TabletopWorlds:
         return self._renderers[index, size].render(table.data)
 
     def step(self, actions: Float[np.ndarray, "B 7"]) -> TableOutcome:
-        """Holds one action for a control period; a world that diverges stays as it is.
+        """Holds one action for a control period; a world that diverges is put to rest for good.
 
         Raises:
             ValueError: as `Tabletop.step`.
@@ -176,7 +177,7 @@ class GraftPlayer:
         pixels: side of its frames.
 
     Raises:
-        ValueError: the policy is of another robot, or needs what the tabletop does not show.
+        ValueError: as `require_tabletop`.
     """
 
     def __init__(self, policy: TablePolicy, *, chunking: Chunking, pixels: int = PIXELS):
@@ -184,7 +185,11 @@ class GraftPlayer:
         self._policy, self._chunking, self._pixels = policy, chunking, pixels
 
     def reset(self, worlds: Worlds, rng: np.random.Generator) -> None:
-        """Fills the past with the present. Predicts once, so that no step waits for a compiler."""
+        """Fills the past with the present. Predicts once, so that no step waits for a compiler.
+
+        Raises:
+            ValueError: the policy needs what the tabletop does not show, such as a goal.
+        """
         time, seen = self._policy.time, worlds.observe(self._pixels)
         self._buffer = ActionBuffer(self._chunking)
         self._frames = collections.deque([seen["image"]] * time.observed_frames, self._kept)
@@ -259,7 +264,7 @@ def require_tabletop(policy: TablePolicy) -> None:
 
 
 class TabletopStage:
-    """One kind of task; see `rollout.Stage` for the methods.
+    """One kind of task; see `closed_loop.Stage` for the methods.
 
     Args:
         kind: reach or push.
@@ -328,6 +333,7 @@ def tabletop_stages(
     Raises:
         ValueError: the run learned no actions.
     """
+    require_actions(experiment.config, where="the run")
     policies = _Policies(experiment, extrapolate=extrapolate)
     kind, _, variant = str(experiment.config.data.root).partition(":")
     look = VARIANTS[variant or "default"].look if kind == EMBEDDED else PLAIN_LOOK

@@ -103,6 +103,8 @@ def test_an_environment_is_played(policy):
     assert not play(policy, LineEnv(SPECS[0], tells=False), episodes=1).success[0]
     with pytest.raises(ValueError, match="episodes = 0: expected at least 1"):
         play(policy, env, episodes=0)
+    with pytest.raises(ValueError, match="steps = 0: expected at least 1"):
+        play(policy, env, episodes=1, steps=0)
     assert NEAR < STEP
 
 

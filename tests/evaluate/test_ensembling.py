@@ -23,7 +23,8 @@ def actions_of(chunking, *, chunk, steps, worlds=2, joints=3):
 
 @pytest.mark.parametrize("replan, chunk, decay", [(1, 5, 0.3), (2, 5, 0.01), (3, 8, 0.0)])
 def test_closed_form(replan, chunk, decay):
-    found, predicted = actions_of(Chunking(replan=replan, decay=decay), chunk=chunk, steps=13)
+    chunking = Chunking(replan=replan, ensembling=True, decay=decay)
+    found, predicted = actions_of(chunking, chunk=chunk, steps=13)
     assert list(predicted) == list(range(0, 13, replan))
     for step, actions in enumerate(found):
         told = [s for s in predicted if s <= step < s + chunk]
@@ -35,7 +36,7 @@ def test_closed_form(replan, chunk, decay):
 
 
 def test_two_chunks_in_numbers():
-    buffer = ActionBuffer(Chunking(replan=1, decay=np.log(2)))
+    buffer = ActionBuffer(Chunking(replan=1, ensembling=True, decay=np.log(2)))
     first, second = np.array([[[1.0], [4.0]]]), np.array([[[7.0], [0.0]]])
     assert buffer.next(lambda: first) == 1.0
     # The older one weighs twice the newer: (2 * 4 + 7) / 3.

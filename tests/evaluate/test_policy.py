@@ -226,6 +226,7 @@ def test_runs_without_a_policy_are_refused_by_name(changed):
     for key, value, message in (
         ("train__task", "vae", "has no policy: train.task = 'vae'; expected .* 'graft'"),
         ("train__task", "video", "has no policy: train.task = 'video'"),
+        ("train__task", "clone", "'clone', expected 'graft'; .*load_policy loads policies of both"),
         ("canvas__action_weight", 0.0, "has no policy: canvas.action_weight = 0.0"),
     ):
         with pytest.raises(ValueError, match=message):

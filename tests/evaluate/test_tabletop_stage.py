@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from roam_jax.contracts import POSE_CHANGE_AND_GRIPPER, TimeSpec, VectorSpec
+from roam_jax.evaluate.closed_loop import RolloutOptions
 from roam_jax.evaluate.ensembling import Chunking
 from roam_jax.evaluate.play import play
 from roam_jax.evaluate.report_rollout import EXPERT
-from roam_jax.evaluate.rollout import RolloutOptions
 from roam_jax.evaluate.rollouts import play_worlds
 from roam_jax.evaluate.tabletop_stage import (
     STEPS,

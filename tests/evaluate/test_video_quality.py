@@ -208,7 +208,7 @@ def test_what_cannot_be_measured_is_refused_by_name(measured):
 
     refused(r"eval.video_steps = 0: expected 1\.\.1000", eval__video_steps=0)
     refused("eval.video_sampler = 'euler': expected one of ddim, dpm", eval__video_sampler="euler")
-    refused("metrics = 'vidoe': expected one of actions, video; did you mean", ("vidoe",))
+    refused("metrics = 'vidoe': expected one of actions, video, rollout; did you mean", ("vidoe",))
     refused("metrics = '': expected one of actions, video", ())
     refused(
         "metrics = actions,video: a run of train.task = 'vae' continues no video",

@@ -53,7 +53,7 @@ class RolloutOptions:
         resamples: of bootstrap intervals.
 
     Raises:
-        ValueError: no episode.
+        ValueError: no episode or no resample.
     """
 
     episodes: int
@@ -63,6 +63,8 @@ class RolloutOptions:
     def __post_init__(self):
         if self.episodes < 1:
             raise ValueError(f"eval.episodes = {self.episodes}: expected at least 1")
+        if self.resamples < 1:
+            raise ValueError(f"eval.resamples = {self.resamples}: expected at least 1")
 
     @classmethod
     def of(cls, config: ml_collections.ConfigDict) -> RolloutOptions:

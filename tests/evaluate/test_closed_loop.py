@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from roam_jax.evaluate.closed_loop import RolloutEvaluation, RolloutOptions
 from roam_jax.evaluate.ensembling import Chunking
 from roam_jax.evaluate.report import format_report
 from roam_jax.evaluate.report_rollout import EXPERT
-from roam_jax.evaluate.rollout import RolloutEvaluation, RolloutOptions
 from roam_jax.evaluate.rollout_figures import rollout_figures
 from roam_jax.evaluate.rollouts import Film, RandomPlayer, Rollouts, play_worlds
 from roam_jax.evaluate.seeds import format_seeds, seeds_report
@@ -40,6 +40,9 @@ def test_figures_by_hand():
     assert figures["step_ms"]["average"] == pytest.approx(2.0)
     below = rollouts([1, 1, 1, 1], [4.0, -2.0, 3.0, 5.0])
     assert "of_expert" not in rollout_figures(found, below, name="x", resamples=10)
+    # Whether there is a ratio does not depend on the policy's episodes that diverged.
+    later = rollouts([1, 1, 1, 1], [4.0, 2.0, 3.0, -5.0])
+    assert "of_expert" not in rollout_figures(found, later, name="x", resamples=10)
     assert "minus_expert" not in rollout_figures(expert, name="x", resamples=10)
     lost = rollouts([0, 0], [0, 0], [1, 1])
     with pytest.raises(ValueError, match="reach/arm2, expert: all 2 episodes diverged"):
@@ -84,7 +87,7 @@ def stages():
 
 @pytest.fixture
 def evaluation(stages):
-    options = RolloutOptions(len(GOALS), Chunking(replan=2), resamples=50)
+    options = RolloutOptions(len(GOALS), Chunking(replan=2, ensembling=True), resamples=50)
     return RolloutEvaluation(stages, options, trained=2, extrapolate="last")
 
 
@@ -153,6 +156,8 @@ def test_divergence_of_several_seeds():
 def test_what_is_out_of_range_is_refused(evaluation):
     with pytest.raises(ValueError, match="eval.episodes = 0: expected at least 1"):
         RolloutOptions(0, Chunking(), resamples=10)
+    with pytest.raises(ValueError, match="eval.resamples = 0: expected at least 1"):
+        RolloutOptions(1, Chunking(), resamples=0)
     strict = RolloutEvaluation(
         (), RolloutOptions(1, Chunking(), resamples=10), trained=2, extrapolate=None
     )
