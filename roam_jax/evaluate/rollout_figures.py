@@ -12,7 +12,7 @@ from jaxtyping import Bool
 
 from roam_jax.evaluate.bootstrap import estimate_mean, estimate_ratio
 from roam_jax.evaluate.rollouts import Rollouts
-from roam_jax.evaluate.wilson import estimate_rate
+from roam_jax.evaluate.wilson import estimate_difference, estimate_rate
 
 MILLISECONDS = 1000
 
@@ -54,9 +54,8 @@ def rollout_figures(
         return figures
     both = _kept(found.counted & expert.counted, f"{name} or its expert")
     own, best = found.returns[both], expert.returns[both]
-    success = found.success[both].astype(float) - expert.success[both]
     figures["minus_expert"] = {
-        "success": _mean(success, resamples),
+        "success": estimate_difference(found.success[both], expert.success[both]).to_json(),
         "return": _mean(own - best, resamples),
     }
     # Of the expert alone, so that all policies and seeds have the same figures.

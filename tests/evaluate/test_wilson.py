@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from roam_jax.evaluate.wilson import estimate_rate
+from roam_jax.evaluate.wilson import estimate_difference, estimate_rate
 
 
 @pytest.mark.parametrize("successes, trials", [(0, 10), (1, 10), (81, 263), (198, 200), (200, 200)])
@@ -35,3 +35,16 @@ def test_what_cannot_be_is_refused():
     for successes, trials in ((0, 0), (3, 2), (-1, 2)):
         with pytest.raises(ValueError, match=f"{successes} successes in {trials} trials"):
             estimate_rate(successes, trials)
+
+
+@pytest.mark.parametrize(
+    "counts, interval",
+    [((36, 12, 2, 0), (0.0569, 0.3404)), ((50, 0, 0, 0), (-0.0713, 0.0713))],
+)
+def test_published_differences_of_pairs(counts, interval):
+    # Both, own alone, other alone, neither: Newcombe (1998), method 10.
+    own = np.repeat([True, True, False, False], counts)
+    other = np.repeat([True, False, True, False], counts)
+    found = estimate_difference(own, other)
+    assert found.mean == pytest.approx((counts[1] - counts[2]) / sum(counts))
+    np.testing.assert_allclose(found.interval, interval, atol=5e-5)
