@@ -2,6 +2,9 @@
 PYTHON ?= python3.11
 VENV := .venv
 RUN := runs/demo
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+# The flags of tests/conftest.py but for fusion emitters, which change roundings.
+EXACT := --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0
 PIP := $(VENV)/bin/pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test lint clean
@@ -13,7 +16,8 @@ demo: $(VENV)/.installed
 	@echo "checkpoint: $(RUN)/checkpoints"
 
 test: $(VENV)/.installed-test lint
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST)
+	XLA_FLAGS="$(EXACT)" $(PYTEST) -m exact
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

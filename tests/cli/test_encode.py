@@ -58,6 +58,7 @@ def metrics(options, workdir, *more):
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
 
 
+@pytest.mark.exact
 def test_training_on_the_folder_is_training_on_frames(
     options, folder, tmp_path, one_device, capsys
 ):

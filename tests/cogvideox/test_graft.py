@@ -35,6 +35,7 @@ def test_equals_the_backbone_at_initialisation_with_all_regions(rounds, scope):
     assert outputs["camera_velocity"].shape == (2, 2, TIME.latents - TIME.t_current, *LATENT)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_equals_the_backbone_bitwise_without_new_cells(rounds):
     model = make_graft(decoder="pooled")

@@ -232,6 +232,7 @@ def test_gradients(torch, model, params):
                 assert relative_error(gradient, expected[key]) <= 1e-5, key
 
 
+@pytest.mark.exact
 def test_float16_storage(torch, params):
     """Weights stay float16 and compute is float32: the result is that of the rounded weights."""
     halves = jax.tree.map(lambda x: x.astype(np.float16), params)

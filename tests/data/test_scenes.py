@@ -56,6 +56,7 @@ def test_streams_fill_the_canvas(name, observed):
     assert set(scene.dimensions) <= set(grouped)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("name", SCENES)
 def test_an_example_is_the_same_in_any_batch(name):
     scene = opened(name)
@@ -78,6 +79,7 @@ def test_an_example_is_the_same_in_any_batch(name):
             assert values.min() >= 0 and values.max() < stream.vocabulary <= len(scene.words)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("name", SCENES)
 def test_seeds_may_be_a_batch_axis(name):
     scene = opened(name)

@@ -59,6 +59,7 @@ def our_trajectory(sampler, start, velocities, noises):
     return np.asarray(run(start, velocities, noises))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_a_trajectory_equals_diffusers(monkeypatch, kind, steps):

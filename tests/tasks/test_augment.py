@@ -185,6 +185,7 @@ def config(weights):
     return config
 
 
+@pytest.mark.exact
 def test_the_loss_is_that_of_the_augmented_batch(config):
     config.data.cameras, config.data.goal = ("image_0",), "none"
     plan = sketch(config)

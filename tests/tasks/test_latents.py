@@ -84,6 +84,7 @@ def views(weights, toy, tmp_path_factory):
     return config, encode_to(out, config), out
 
 
+@pytest.mark.exact
 def test_training_from_the_cache_is_training_on_frames(views):
     """With samples of the posterior; tests/cli/test_encode.py trains on its mean."""
     config, _, out = views
