@@ -27,7 +27,7 @@ from roam_jax.data.demonstrations import (
 )
 from roam_jax.morphology import WorldSpec
 from roam_jax.sim.native import NativeWorlds
-from roam_jax.sim.worlds import make_world
+from roam_jax.sim.worlds import WORLDS, make_world
 
 CHUNK, WIDTH, BATCH, RATE = 8, 256, 256, 2e-3
 STARTS, SEED = 200, 2_000_003
@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, default=4000, help="default: %(default)s")
     parser.add_argument("--differences", action="store_true", help="see above")
     options = parser.parse_args(argv)
-    environment, body = options.world.split("/")
+    environment, _, body = options.world.partition("/")
+    if body not in WORLDS.get(environment, ()):
+        parser.error(f"{options.world}: expected a world such as push/arm3, of {WORLDS}")
+    if options.differences and environment != "push":
+        parser.error(f"--differences: {options.world} has no prop, expected a world of push")
     root = ensure_demonstrations(environment, body, episodes=options.episodes, noise=options.noise)
     splits = {split: read_demonstrations(root, split) for split in ("train", "val")}
     spec = splits["train"].spec

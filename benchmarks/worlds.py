@@ -38,6 +38,7 @@ AGREEMENT_STEPS = 100  # of physics
 
 
 def measure(environment: str, body: str, *, batch: int, control_steps: int, size: int) -> tuple:
+    """A row of `COLUMNS`."""
     world = make_world(environment, body)
     draws = world.draw(np.random.default_rng(0), batch)
     rng = np.random.default_rng(1)
@@ -88,6 +89,7 @@ def clocks() -> np.ndarray:
 
 
 def main() -> None:
+    """Prints a row a world."""
     everything = [f"{environment}/{body}" for environment in WORLDS for body in WORLDS[environment]]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("worlds", nargs="*", default=everything, help="such as reach/arm3")
@@ -95,6 +97,13 @@ def main() -> None:
     parser.add_argument("--control_steps", type=int, default=40, help="that are timed")
     parser.add_argument("--size", type=int, default=32, help="pixels of a frame's side")
     options = parser.parse_args()
+    if unknown := set(options.worlds) - set(everything):
+        parser.error(f"{', '.join(unknown)}: expected some of {', '.join(everything)}")
+    if options.control_steps < 10:
+        parser.error(
+            f"--control_steps {options.control_steps}: expected at least 10, after which "
+            "both sides are compared"
+        )
     print("| " + " | ".join(name for name, _ in COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
     for name in options.worlds:

@@ -163,7 +163,7 @@ class WorldSpec:
                 period=fields["period"],
                 steps=fields["steps"],
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"world spec {text[:80]!r}: {error!r}") from error
 
     def differences(self, other: WorldSpec) -> list[str]:

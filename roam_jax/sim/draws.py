@@ -67,7 +67,13 @@ def rejected(
     accept: Callable[[dict[str, np.ndarray]], Bool[np.ndarray, " B"]],
     count: int,
 ) -> dict[str, np.ndarray]:
-    """Rejection sampling: draws `count` rows that are accepted, in the order that they came."""
+    """Rejection sampling: draws `count` rows that are accepted, in the order that they came.
+
+    Raises:
+        ValueError: none are asked for.
+    """
+    if count < 1:
+        raise ValueError(f"{count} episodes to draw, expected at least 1")
     kept: list[dict[str, np.ndarray]] = []
     found = 0
     while found < count:

@@ -160,6 +160,7 @@ class TabletopEnv(gymnasium.Env):
         self.render_mode = _mode(render_mode)
         self._kind, self._look, self._steps = kind, LOOKS[look], steps
         self._sizes = {"image": size, "render": render_size}
+        self._table: Tabletop | None = None
         letters = string.ascii_lowercase + " "
         self.observation_space = gymnasium.spaces.Dict(
             {
@@ -188,13 +189,15 @@ class TabletopEnv(gymnasium.Env):
 
         Raises:
             ValueError: the action has not 7 finite numbers.
+            RuntimeError: before the first `reset`.
         """
+        table = self._started()
         self._time += 1
         try:
-            self._state = self._table.step(np.asarray(action))
+            self._state = table.step(np.asarray(action))
         except SimulationDivergedError:
             return self._observe(), 0.0, False, True, {"success": False, "diverged": True}
-        success = self._task.success(self._table)
+        success = self._task.success(table)
         info = {"success": success, "diverged": False}
         return self._observe(), float(success), False, self._time >= self._steps, info
 
@@ -210,11 +213,15 @@ class TabletopEnv(gymnasium.Env):
         }
 
     def _frame(self, use: str) -> UInt8[np.ndarray, "H W 3"]:
+        table = self._started()
         if use not in self._renderers:
-            self._renderers[use] = Renderer(
-                self._table.model, self._task.scene, size=self._sizes[use]
-            )
-        return self._renderers[use].render(self._table.data)
+            self._renderers[use] = Renderer(table.model, self._task.scene, size=self._sizes[use])
+        return self._renderers[use].render(table.data)
+
+    def _started(self) -> Tabletop:
+        if self._table is None:
+            raise RuntimeError(f"tabletop {self._kind}: call `reset` before anything else")
+        return self._table
 
 
 def _mode(render_mode: str | None) -> str | None:

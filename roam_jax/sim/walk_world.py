@@ -13,8 +13,6 @@ from roam_jax.sim.draws import Draws, no_draws
 from roam_jax.sim.environments import PRIMARY
 from roam_jax.sim.walkers import (
     CONTROL_PERIOD,
-    LOWEST,
-    STEEPEST,
     TORSO_MASS,
     WALKERS,
     walker_mjcf,
@@ -32,7 +30,10 @@ ROOT = ("height", "pitch", "forward_velocity", "vertical_velocity", "pitch_rate"
 
 
 class WalkWorld(World):
-    """A walker, whose torso's x, z and pitch are the first generalised positions."""
+    """A walker, whose torso's x, z and pitch are the first generalised positions.
+
+    In `model` the joints damp what `mjcf` lets their actuators damp.
+    """
 
     varied = (*INERTIA_FIELDS, "pair_friction")
 
@@ -109,8 +110,7 @@ class WalkWorld(World):
 
     def fallen(self, qpos):
         """Whether the torso is too low or leans too far."""
-        low = self._height(qpos) < LOWEST * self.walker.height
-        return low | (abs(qpos[..., 2]) > STEEPEST)
+        return self.walker.fallen(self._height(qpos), qpos[..., 2])
 
     def _height(self, qpos):
         return self.walker.height + qpos[..., 1]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from roam_jax.morphology import ROOT, Joint, Morphology
-from roam_jax.spelling import nearest
+from roam_jax.sim.fragments import RGB, rgba
 
 TIMESTEP = 0.005
 CONTROL_PERIOD = 0.05  # seconds between actions
@@ -188,27 +188,12 @@ WALKERS: dict[str, Walker] = {
 }
 
 
-def walker(name: str) -> Walker:
-    """The walker of this name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in WALKERS:
-        raise ValueError(
-            f"walker {name!r}: expected one of {tuple(WALKERS)} "
-            f"(did you mean {nearest(name, WALKERS)!r}?)"
-        )
-    return WALKERS[name]
-
-
 def walker_mjcf(
     body: Walker,
     *,
     friction: float = 1.0,
     torso_mass: float = TORSO_MASS,
-    rgb: tuple[float, float, float] = (0.25, 0.45, 0.7),
-    extra: str = "",
+    rgb: RGB = (0.25, 0.45, 0.7),
 ) -> str:
     """The walker on its floor as MJCF.
 
@@ -220,9 +205,8 @@ def walker_mjcf(
         friction: of feet and torso on the floor, sliding.
         torso_mass: kg.
         rgb: of torso and legs, in [0, 1].
-        extra: more elements of the world, such as a camera.
     """
-    colour = " ".join(f"{channel:.6g}" for channel in rgb) + " 1"
+    colour = rgba(rgb)
     legs = "".join(_leg_mjcf(body, leg, colour) for leg in range(len(body.hips)))
     joints = body.morphology.joints
     drives = "".join(
@@ -243,7 +227,7 @@ def walker_mjcf(
     <joint armature="0.02" damping="0.2"/>
     <position kp="{STIFFNESS}" kv="{DAMPING}" forcerange="{-TORQUE} {TORQUE}"/>
   </default>
-  <worldbody>{extra}
+  <worldbody>
     <geom name="floor" type="plane" size="0 0 0.1" rgba="0.7 0.66 0.58 1"/>
     <body name="torso" pos="0 0 {body.height:.9g}">
       <joint name="root_x" type="slide" axis="1 0 0" armature="0" damping="0"/>

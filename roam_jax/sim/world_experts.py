@@ -39,7 +39,7 @@ class Expert(abc.ABC):
         self.world = world
 
     def reset(self, worlds: NativeWorlds, rng: np.random.Generator) -> None:  # noqa: B027
-        """Begins new episodes; experts of today remember nothing."""
+        """Begins new episodes, as every player is told; no expert here remembers any."""
 
     @abc.abstractmethod
     def act(self, worlds: NativeWorlds) -> Float[np.ndarray, "B J"]:

@@ -106,3 +106,9 @@ def test_wrong_names_are_refused():
         WorldEnv("reach", "arm3", render_mode="human")
     with pytest.raises(RuntimeError, match="reach/arm3: call `reset`"):
         WorldEnv("reach", "arm3").step(np.zeros(3))
+
+
+@pytest.mark.parametrize("act", [lambda env: env.step(np.zeros(7)), lambda env: env.render()])
+def test_a_tabletop_must_be_reset_first(act):
+    with pytest.raises(RuntimeError, match="tabletop push: call `reset`"):
+        act(TabletopEnv("push", render_mode="rgb_array"))

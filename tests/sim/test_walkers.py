@@ -11,7 +11,6 @@ from roam_jax.sim.walkers import (
     WALKERS,
     Gait,
     alternating,
-    walker,
     walker_mjcf,
 )
 
@@ -85,8 +84,3 @@ def test_low_or_steep_is_fallen(body):
     np.testing.assert_array_equal(
         body.fallen(heights, np.array([0.1, 0.1, -0.9])), [False, True, True]
     )
-
-
-def test_an_unknown_walker_is_named():
-    with pytest.raises(ValueError, match="walker 'bipde': .*did you mean 'biped'"):
-        walker("bipde")
