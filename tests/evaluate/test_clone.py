@@ -122,7 +122,7 @@ def test_episodes_need_no_demonstrations(cloned, tmp_path, monkeypatch):
 
 
 def test_what_does_not_fit_is_refused(cloning, cloned, monkeypatch):
-    with pytest.raises(ValueError, match="train.task = 'clone'; expected a run of .*'graft'"):
+    with pytest.raises(ValueError, match="train.task = 'clone', expected 'graft'"):
         Policy.load(cloned)
     with pytest.raises(ValueError, match="metrics = video: a run of train.task = 'clone'"):
         evaluate_workdir(cloned, metrics=("video",))
