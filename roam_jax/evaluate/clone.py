@@ -12,14 +12,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from roam_jax.contracts import Params
 from roam_jax.data.demonstration_batches import ACTION, MASK, Chunks
 from roam_jax.evaluate.bootstrap import estimate_mean
 from roam_jax.evaluate.placement import put_rows, rows_per_batch
 from roam_jax.evaluate.rounds import choose_rounds, round_figures
-from roam_jax.evaluate.windows import spread_windows
+from roam_jax.evaluate.windows import SEED
 from roam_jax.model.loop_options import exit_threshold
 from roam_jax.tasks.clone_build import TRAIN, VALIDATION, CloneExperiment
 from roam_jax.viz.exits import draw_exits
@@ -44,7 +44,7 @@ class CloneEvaluation:
         self._extrapolate = extrapolate
         if self._settings.batch_size < 1:
             raise ValueError(f"eval.batch_size = {self._settings.batch_size}: expected at least 1")
-        spread_windows(1, self._settings.windows)
+        measured_steps(1, self._settings.windows)
         threshold = exit_threshold(self._settings.exit_threshold, halting=config.loop.halting)
         options = {"extrapolate": extrapolate, "threshold": threshold}
 
@@ -151,7 +151,7 @@ class CloneEvaluation:
         """A body's demonstrations, and which rows of them are measured."""
         recorded = self._experiment.splits[split].bodies[body]
         chunks = Chunks(recorded, chunk=self._experiment.config.data.chunk)
-        return chunks, spread_windows(len(chunks), self._settings.windows)
+        return chunks, measured_steps(len(chunks), self._settings.windows)
 
     def _baseline(self, split: str, body: str) -> dict[str, Any]:
         """The same figures of the mean action of the whole train split."""
@@ -175,6 +175,26 @@ class CloneEvaluation:
             },
             "absolute_error": dict(zip(names, means.tolist(), strict=True)),
         }
+
+
+def measured_steps(total: int, wanted: int) -> Int[np.ndarray, " windows"]:
+    """Steps of a split that are measured, always the same ones, in order.
+
+    Drawn, not spread evenly: episodes are equally long, so that equal distances would meet some of
+    their steps, such as the first, far too often.
+
+    Args:
+        total: steps of the split.
+        wanted: eval.windows; 0 = all.
+
+    Raises:
+        ValueError: `wanted` is negative.
+    """
+    if wanted < 0:
+        raise ValueError(f"eval.windows = {wanted}: expected 0 (all) or more")
+    if not 0 < wanted < total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(SEED).choice(total, wanted, replace=False))
 
 
 def chunk_errors(

@@ -11,7 +11,7 @@ import pytest
 
 import roam_jax.sim.gymnasium_worlds  # noqa: F401
 from roam_jax.data.demonstration_batches import ACTION, MASK, Chunks
-from roam_jax.evaluate.clone import CloneEvaluation, chunk_errors
+from roam_jax.evaluate.clone import CloneEvaluation, chunk_errors, measured_steps
 from roam_jax.evaluate.play import load_policy, play
 from roam_jax.evaluate.policy import Policy
 from roam_jax.evaluate.report import format_report
@@ -53,6 +53,17 @@ def test_errors_by_hand():
     np.testing.assert_allclose(found["absolute"], [[2.0, 1.0]])
 
 
+def test_measured_steps_are_fixed_and_meet_all_of_an_episode_alike():
+    found = measured_steps(24_000, 1000)
+    assert len(set(found.tolist())) == 1000 and (np.diff(found) > 0).all()
+    np.testing.assert_array_equal(found, measured_steps(24_000, 1000))
+    # Of each of 40 steps of an episode 25 +- 5 (standard deviation); equal distances meet five.
+    assert np.bincount(found % 40, minlength=40).min() >= 8
+    np.testing.assert_array_equal(measured_steps(5, 0), np.arange(5))
+    with pytest.raises(ValueError, match="eval.windows = -1: expected 0"):
+        measured_steps(5, -1)
+
+
 def test_action_errors_are_those_of_the_model(cloning, parameters, tmp_path):
     evaluation = CloneEvaluation(cloning)
     splits = evaluation.report(parameters, rounds=(ROUNDS,))
@@ -60,7 +71,7 @@ def test_action_errors_are_those_of_the_model(cloning, parameters, tmp_path):
     found = splits["val"]["bodies"][BODY]
     assert found["windows"] == 5 and 1 < found["episodes"] <= 5
     recorded = cloning.splits["val"].bodies[BODY]
-    batch = Chunks(recorded, chunk=4)[np.arange(5) * len(recorded.episode) // 5]
+    batch = Chunks(recorded, chunk=4)[measured_steps(len(recorded.episode), 5)]
     predict = jax.jit(lambda seen: cloning.model.predict(parameters, BODY, seen, rounds=ROUNDS)[0])
     told = predict({stream.name: batch[stream.name] for stream in recorded.spec.streams})
     expected = chunk_errors(np.asarray(told), batch[ACTION], batch[MASK])
