@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from roam_jax.contracts import Batch
 from roam_jax.data.loader import check_seed
-from roam_jax.data.scene_batches import Share
+from roam_jax.data.position import Share, place_of, saved_position
 from roam_jax.morphology import WorldSpec
 
 # Fields of a batch beside the observed streams.
@@ -112,9 +112,7 @@ class DemonstrationBatches(Iterator[Batch]):
     ):
         check_seed(seed)
         self._rows = body_rows(batch_size, bodies=len(recorded))
-        index, count = (process.index, process.count) if process else (0, 1)
-        if not 0 <= index < count:
-            raise ValueError(f"process {index} of {count}: expected 0 <= index < count")
+        index, count = place_of(process)
         if self._rows % count:
             raise ValueError(
                 f"train.batch_size = {batch_size}: {self._rows} rows of each of {len(recorded)} "
@@ -151,15 +149,7 @@ class DemonstrationBatches(Iterator[Batch]):
         Raises:
             ValueError: the state is of another seed, batch size, chunk or other demonstrations.
         """
-        differing = [
-            f"{name}: saved {state.get(name)!r}, now {value!r}"
-            for name, value in self._identity.items()
-            if state.get(name) != value
-        ]
-        if differing or "position" not in state:
-            listed = "; ".join(differing) or f"no position in {sorted(state)}"
-            raise ValueError(f"data state of another loader: {listed}")
-        self._position = state["position"]
+        self._position = saved_position(state, self._identity)
 
     def close(self) -> None:
         """Nothing is held open."""

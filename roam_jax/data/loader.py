@@ -25,6 +25,7 @@ from absl import flags, logging
 from roam_jax.contracts import Batch
 from roam_jax.data.latents import LatentSource
 from roam_jax.data.mixing import Proportions
+from roam_jax.data.position import saved_position
 from roam_jax.data.windows import WindowSource
 
 Source = WindowSource | LatentSource
@@ -91,14 +92,7 @@ class Loader(Iterator[Batch]):
         Raises:
             ValueError: the state is of a loader with another seed, batch size or data.
         """
-        differing = [
-            f"{name}: saved {state.get(name)!r}, now {value!r}"
-            for name, value in self._identity.items()
-            if state.get(name) != value
-        ]
-        if differing or "position" not in state:
-            listed = "; ".join(differing) or f"no position in {sorted(state)}"
-            raise ValueError(f"data state of another loader: {listed}")
+        position = saved_position(state, self._identity)
         for name, value in self._reading().items():
             if state.get(name, value) != value:
                 logging.info(
@@ -108,7 +102,7 @@ class Loader(Iterator[Batch]):
                     state[name],
                 )
         self.close()
-        self._position = state["position"]
+        self._position = position
 
     def close(self) -> None:
         """Ends worker processes; the next batch starts new ones at the same position."""

@@ -7,20 +7,13 @@ kB to (k + 1)B - 1 of it, so that no example comes twice and the position is one
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from roam_jax.contracts import ArraySpec, Batch
+from roam_jax.data.position import Share, place_of, saved_position
 from roam_jax.data.scene_random import VALIDATION_SEED
-
-
-@runtime_checkable
-class Share(Protocol):
-    """Which rows of every batch are made here: those of process `index` of `count`."""
-
-    index: int
-    count: int
 
 
 class SceneBatches(Iterator[Batch]):
@@ -43,9 +36,7 @@ class SceneBatches(Iterator[Batch]):
                 f"seed = {seed}: expected 0 <= seed < 2**32 - 1 (2**32 - 1 is of the examples that "
                 "models are validated on)"
             )
-        index, count = (process.index, process.count) if process else (0, 1)
-        if not 0 <= index < count:
-            raise ValueError(f"process {index} of {count}: expected 0 <= index < count")
+        index, count = place_of(process)
         if batch_size % count:
             below = batch_size // count * count
             raise ValueError(
@@ -72,15 +63,7 @@ class SceneBatches(Iterator[Batch]):
         Raises:
             ValueError: the state is of another seed or batch size.
         """
-        differing = [
-            f"{name}: saved {state.get(name)!r}, now {value!r}"
-            for name, value in self._identity().items()
-            if state.get(name) != value
-        ]
-        if differing or "position" not in state:
-            listed = "; ".join(differing) or f"no position in {sorted(state)}"
-            raise ValueError(f"data state of another loader: {listed}")
-        self._position = state["position"]
+        self._position = saved_position(state, self._identity())
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -97,7 +97,6 @@ class BodyPolicy:
             exit_threshold = config.eval.exit_threshold
         mesh = make_mesh(1, 1, devices=jax.devices()[:1])
         params, step = saved.params(experiment.task, rules=experiment.rules, mesh=mesh, step=step)
-        settings = config.eval
         return cls(
             experiment.model,
             params,
@@ -105,7 +104,7 @@ class BodyPolicy:
             rounds=rounds,
             extrapolate=extrapolate,
             threshold=loop_options.exit_threshold(exit_threshold, halting=config.loop.halting),
-            chunking=Chunking(settings.replan, settings.ensembling, settings.ensemble_decay),
+            chunking=Chunking.of(config),
             pixels=config.data.pixels,
             step=step,
         )

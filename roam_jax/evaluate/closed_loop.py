@@ -74,8 +74,7 @@ class RolloutOptions:
             ValueError: a value is out of range.
         """
         settings = config.eval
-        chunking = Chunking(settings.replan, settings.ensembling, settings.ensemble_decay)
-        return cls(settings.episodes, chunking, settings.resamples)
+        return cls(settings.episodes, Chunking.of(config), settings.resamples)
 
 
 class RolloutEvaluation:

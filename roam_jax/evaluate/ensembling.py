@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import ml_collections
 import numpy as np
 from jaxtyping import Float
 
@@ -39,6 +40,16 @@ class Chunking:
             raise ValueError(
                 f"eval.ensemble_decay = {self.decay}: expected 0 (the plain mean) or more"
             )
+
+    @classmethod
+    def of(cls, config: ml_collections.ConfigDict) -> Chunking:
+        """Reads the section `eval` of a whole config.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        settings = config.eval
+        return cls(settings.replan, settings.ensembling, settings.ensemble_decay)
 
 
 def ensemble_weights(count: int, decay: float) -> Float[np.ndarray, " count"]:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-SHAPES = ("cube", "ball", "cylinder")
-
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
@@ -19,7 +17,7 @@ class Draws:
         joints: positions of the driven joints at the start in rad or m, which is also commanded.
         goal: a point in m.
         prop: x, y (m) and yaw (rad) of the prop at the start.
-        shape: of the prop, places in `SHAPES`.
+        shape: of the prop, places in `tabletop.SHAPES`.
         size: half width of the prop in m.
         mass: of the prop or the torso in kg.
         friction: dry friction of a prop on the table in N; coefficient of a walker's feet.

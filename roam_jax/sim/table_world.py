@@ -14,9 +14,10 @@ from jaxtyping import Float
 
 from roam_jax.morphology import VectorStream, WorldSpec
 from roam_jax.sim.bodies import BODIES, TIP_RADIUS
-from roam_jax.sim.draws import SHAPES, Draws, no_draws, rejected
+from roam_jax.sim.draws import Draws, no_draws, rejected
 from roam_jax.sim.environments import PRIMARY
 from roam_jax.sim.fragments import TABLE_MJCF, planar_joints_mjcf, rgba
+from roam_jax.sim.tabletop import SHAPES
 from roam_jax.sim.world import INERTIA_FIELDS, World, joint_stream
 
 TIMESTEP, PERIOD = 0.01, 0.1

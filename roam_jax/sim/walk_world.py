@@ -92,7 +92,7 @@ class WalkWorld(World):
 
     def commanded(self, command, action):
         """The middle of each joint's range, and half of the range for an action of 1."""
-        return (self._low + self._high) / 2 + action * (self._high - self._low) / 2
+        return self.walker.positions(action)
 
     def streams(self, qpos, qvel, goal) -> dict:
         """The torso's height (m), pitch (rad, nose down) and their rates, and its speed."""

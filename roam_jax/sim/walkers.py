@@ -98,8 +98,8 @@ class Walker:
         """Joint positions one action before the gait begins, in rad: episodes start near these."""
         return self.positions(self.gait(-CONTROL_PERIOD))
 
-    def positions(self, actions: Float[np.ndarray, "... J"]) -> Float[np.ndarray, "... J"]:
-        """Commanded joint positions (rad) of actions in [-1, 1]."""
+    def positions(self, actions):
+        """Commanded joint positions (rad) of actions in [-1, 1], (..., J), of NumPy or JAX."""
         joints = self.morphology.joints
         low = np.array([joint.low for joint in joints])
         high = np.array([joint.high for joint in joints])

@@ -31,6 +31,7 @@ from roam_jax.tasks import backbone as backbones
 from roam_jax.tasks import graft_task, vae, video
 from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import LATENT_FIELDS, LOGVAR
+from roam_jax.tasks.clone_build import clone_experiment
 from roam_jax.tasks.datasets import STATISTICS, data_fingerprints, open_data
 from roam_jax.tasks.experiment import (
     Trainable,
@@ -177,9 +178,6 @@ def build(
     if config.train.task == "canvas":
         return scene_experiment(config)
     if config.train.task == "clone":
-        # Imported late: worlds need MuJoCo, which no other task does.
-        from roam_jax.tasks.clone_build import clone_experiment
-
         return clone_experiment(config)
     make_task = task_maker(config)
     _require_paths(config)

@@ -13,7 +13,8 @@ import jax
 import ml_collections
 
 from roam_jax.contracts import Task
-from roam_jax.data.scene_batches import SceneBatches, Share
+from roam_jax.data.position import Share
+from roam_jax.data.scene_batches import SceneBatches
 from roam_jax.data.scene_random import VALIDATION_SEED
 from roam_jax.model import sizes
 from roam_jax.tasks.canvas import SceneModel

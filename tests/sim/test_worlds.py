@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from roam_jax.morphology import JOINT_NUMBERS, JOINTS, WorldSpec
-from roam_jax.sim.draws import SHAPES
 from roam_jax.sim.native import NativeWorlds
 from roam_jax.sim.table_world import NEAREST_START, PUSHED, REACHED, SIZES
+from roam_jax.sim.tabletop import SHAPES
 from roam_jax.sim.worlds import WORLDS, make_world
 
 EVERY = [(environment, body) for environment, bodies in WORLDS.items() for body in bodies]
