@@ -105,7 +105,7 @@ class Run(contextlib.ExitStack):
         super().__init__()
         self.experiment = experiment
         config, task = experiment.config, experiment.task
-        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+        mesh = sharding.make_mesh(**config.mesh)
         shapes = sharding.batch_shapes(task.batch_spec, mesh)
         params = abstract_params(task, mesh, rules=experiment.rules)
         pretrained = load_pretrained(task, params)

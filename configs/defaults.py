@@ -283,6 +283,9 @@ def _optim() -> ml_collections.ConfigDict:
     optim.b1 = 0.9
     optim.b2 = 0.99
     optim.eps = 1e-8
+    # An average of what trains is kept beside it, ema <- ema_decay ema + (1 - ema_decay) new; 0 =
+    # none.
+    optim.ema_decay = 0.0
     return optim
 
 
@@ -292,23 +295,53 @@ def _train() -> ml_collections.ConfigDict:
     # (a canvas model from scratch) | clone (the same, of an expert's actions on several bodies).
     train.task = "graft"
     train.steps = 10_000
-    # Windows of a step, over all devices.
+    # Windows of a step, over all devices; they pass through the model in so many parts, one after
+    # the other, as one batch.
     train.batch_size = 8
+    train.accumulate = 1
+    # What the backward pass finds kept, from the most memory to the least: all, dots (matrix
+    # products), layers (what each layer adds), blocks (what enters a round); the rest is computed
+    # again.
+    train.remat = "layers"
+    # Compute dtype: bfloat16, float32, or auto (bfloat16 on accelerators). What trains is kept in
+    # float32 always.
+    train.dtype = "auto"
     # Steps between lines of metrics.jsonl, checkpoints, and validation (0 = never).
     train.log_every = 10
     train.save_every = 500
     train.eval_every = 0
-    # Checkpoints kept.
+    # Checkpoints kept: the last ones; the best by a metric of metrics.jsonl (max or min), at steps
+    # that have it; and one every so many hours (0 = none).
     train.keep = 2
+    train.keep_best = 0
+    train.best_metric = "eval/action_error"
+    train.best_mode = "min"
+    train.keep_hours = 0.0
+    # An update is refused where loss or gradient is not finite, or the gradient's norm is above
+    # spike_factor times its running mean (0 = no limit). After so many refused in a row the run
+    # goes back to its last checkpoint, with the data that follows; after so many times it stops.
+    train.spike_factor = 0.0
+    train.refusals = 3
+    train.rollbacks = 2
+    # Project of Weights & Biases that the numbers go to as well; "" = none.
+    train.wandb = ""
+    # Steps whose trace JAX's profiler writes, such as "100:103"; "" = none (SIGUSR2 asks for three).
+    train.profile = ""
+    # Folder of compiled programs that later starts find: a path, "" = none, or auto (on
+    # accelerators, in the cache).
+    train.compile_cache = "auto"
     return train
 
 
 def _mesh() -> ml_collections.ConfigDict:
     mesh = ml_collections.ConfigDict()
-    # Devices along each axis; -1 = all that remain. The batch is split over both, large
-    # parameters over fsdp.
+    # Devices along each axis; -1 = all that remain (docs/scaling.md). The batch is split over data
+    # and fsdp, large parameters over fsdp; the cells of long canvases over sequence; heads and
+    # hidden units over tensor.
     mesh.data = -1
     mesh.fsdp = 1
+    mesh.sequence = 1
+    mesh.tensor = 1
     return mesh
 
 
@@ -324,6 +357,8 @@ def _eval() -> ml_collections.ConfigDict:
     # With loop.halting = learned: cells stop once their chance to have stopped reaches this, above
     # 0 and at most 1; 0 = all rounds run.
     evaluation.exit_threshold = 0.0
+    # Evaluate the average that optim.ema_decay keeps, where there is one.
+    evaluation.ema = True
     # Resamples of the bootstrap interval over episodes.
     evaluation.resamples = 1000
     # Sampled continuations (eval.py --metrics video): windows of each split (0 = all), denoising

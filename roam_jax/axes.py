@@ -23,4 +23,8 @@
 # Names of the mesh axes, outermost first.
 DATA = "data"
 FSDP = "fsdp"
-MESH_AXES = (DATA, FSDP)
+SEQUENCE = "sequence"
+TENSOR = "tensor"
+MESH_AXES = (DATA, FSDP, SEQUENCE, TENSOR)
+# Those that the rows of a batch are split over.
+BATCH_AXES = (DATA, FSDP)

@@ -236,7 +236,7 @@ class Measured:
             FileNotFoundError: no such checkpoint.
         """
         experiment, config = self.experiment, saved.config
-        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        mesh = make_mesh(**config.mesh)
         params, step = saved.params(experiment.task, rules=experiment.rules, mesh=mesh, step=step)
         logging.info("evaluating step %d of %s", step, saved.path)
         report = {"step": step, **self.report(params), "overrides": saved.changed}

@@ -257,7 +257,7 @@ def open_saved(
     """
     saved = read_saved(path, overrides=overrides)
     experiment = saved.experiment()
-    mesh = make_mesh(saved.config.mesh.data, saved.config.mesh.fsdp)
+    mesh = make_mesh(**saved.config.mesh)
     params, step = saved.params(experiment.task, rules=experiment.rules, mesh=mesh, step=step)
     return SavedRun(experiment, params, step, saved.provenance, saved.changed)
 

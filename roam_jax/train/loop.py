@@ -86,7 +86,7 @@ def run(
     steps = config.train.steps
     curriculum = rounds if isinstance(rounds, Curriculum) else Curriculum(rounds, (), steps)
     folder, provenance = Workdir(pathlib.Path(workdir)), provenance or {}
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    mesh = sharding.make_mesh(**config.mesh)
     batch_shapes = sharding.batch_shapes(task.batch_spec, mesh)
     tx, schedule = optim.make_optimizer(config.optim, steps=steps, no_decay=task.no_decay)
     folder.require(config, provenance)

@@ -163,7 +163,7 @@ def _check(config: ConfigDict, seeds: Sequence[int], at_once: int | None) -> Non
         raise ValueError(f"seeds = {list(seeds)}: expected different seeds, 0 <= seed < 2**32")
     if at_once is not None and at_once < 1:
         raise ValueError(f"--seeds_at_once {at_once}: expected 1 or more")
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    mesh = sharding.make_mesh(**config.mesh)
     if mesh.shape[FSDP] > 1:
         raise ValueError(
             f"mesh.fsdp = {config.mesh.fsdp} with --seeds: every seed lies whole on one device; "

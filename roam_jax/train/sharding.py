@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from roam_jax.axes import FSDP, MESH_AXES
+from roam_jax.axes import BATCH_AXES, FSDP, MESH_AXES
 from roam_jax.contracts import Params
 from roam_jax.train import names
 
@@ -27,43 +27,67 @@ Rules = Sequence[tuple[str, PartitionSpec | SpecFn]]
 MIN_SHARDED_SIZE = 1 << 12
 
 
-def make_mesh(data: int, fsdp: int, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    sequence: int = 1,
+    tensor: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
     """Mesh with the axes `roam_jax.axes.MESH_AXES`.
 
     Args:
         data: devices along "data"; parameters are copied along it. -1 = the rest.
-        fsdp: devices along "fsdp"; parameters are split along it. -1 = the rest.
+        fsdp: devices along "fsdp"; parameters are split along it, and the batch as along "data".
+        sequence: devices along "sequence"; the cells of a sequence are split along it.
+        tensor: devices along "tensor"; heads and hidden units are split along it.
         devices: the devices to use; None = all of them.
 
     Raises:
-        ValueError: data x fsdp is not the number of devices.
+        ValueError: the product of the sizes is not the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
-    sizes = (data, fsdp)
+    asked = dict(zip(MESH_AXES, (data, fsdp, sequence, tensor), strict=True))
+    sizes = tuple(asked.values())
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and known > 0 and count % known == 0:
         sizes = tuple(count // known if size == -1 else size for size in sizes)
     if min(sizes) < 1 or math.prod(sizes) != count:
-        near = _nearest_mesh(sizes, count)
+        near = _nearest_mesh(tuple(asked.values()), count)
         raise ValueError(
-            f"mesh.data = {data}, mesh.fsdp = {fsdp}: expected a product of {count}, the number "
-            "of devices (one of the two may be -1, the rest); nearest that works: "
-            f"mesh.data = {near[0]}, mesh.fsdp = {near[1]}"
+            f"{_spelt(asked)}: expected a product of {count}, the number of devices (one may be "
+            f"-1, the rest); nearest that works: {_spelt(dict(zip(MESH_AXES, near, strict=True)))}"
         )
     return jax.make_mesh(
         sizes, MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * len(MESH_AXES)
     )
 
 
-def _nearest_mesh(sizes: tuple[int, int], count: int) -> tuple[int, int]:
-    """The (data, fsdp) with product `count` that is nearest in ratio; sizes < 1 are free."""
+def _spelt(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"mesh.{axis} = {size}" for axis, size in sizes.items())
 
-    def distance(mesh: tuple[int, int]) -> float:
+
+def _nearest_mesh(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The sizes with product `count` that are nearest in ratio; those below 1 are free."""
+
+    def distance(mesh: tuple[int, ...]) -> float:
         pairs = zip(mesh, sizes, strict=True)
         return math.fsum(abs(math.log(new / old)) for new, old in pairs if old >= 1)
 
-    return min(((d, count // d) for d in range(1, count + 1) if count % d == 0), key=distance)
+    return min(_factorings(count, len(sizes)), key=distance)
+
+
+def _factorings(count: int, factors: int) -> Iterator[tuple[int, ...]]:
+    """All ways to write a number as a product of so many ordered factors."""
+    if factors == 1:
+        yield (count,)
+        return
+    for first in range(1, count + 1):
+        if count % first == 0:
+            for rest in _factorings(count // first, factors - 1):
+                yield first, *rest
 
 
 def shard_largest(
@@ -152,8 +176,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Axis 0 split over all devices: fsdp devices see different rows as well."""
-    return NamedSharding(mesh, PartitionSpec(MESH_AXES))
+    """Axis 0 split over `BATCH_AXES`: fsdp devices see different rows as well."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_shapes(batch_spec: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -164,13 +188,14 @@ def batch_shapes(batch_spec: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Sha
         mesh: the device mesh.
 
     Raises:
-        ValueError: the batch does not divide by the number of devices.
+        ValueError: the batch does not divide by the devices along `BATCH_AXES`.
     """
     rows = {spec.shape[0] for spec in batch_spec.values()}
-    if len(rows) != 1 or min(rows) % mesh.size:
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if len(rows) != 1 or min(rows) % shards:
         raise ValueError(
             f"train.batch_size = {', '.join(map(str, sorted(rows)))} does not divide by "
-            f"mesh.data x mesh.fsdp = {mesh.size} devices"
+            f"mesh.data x mesh.fsdp = {shards} devices"
         )
     sharding = batch_sharding(mesh)
     return {

@@ -21,7 +21,7 @@ def shapes(**leaves):
 )
 def test_mesh(asked, made):
     mesh = sharding.make_mesh(*asked)
-    assert dict(mesh.shape) == {"data": made[0], "fsdp": made[1]}
+    assert dict(mesh.shape) == {"data": made[0], "fsdp": made[1], "sequence": 1, "tensor": 1}
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,15 @@ def test_mesh(asked, made):
 def test_mesh_that_does_not_use_all_devices(asked, nearest):
     with pytest.raises(ValueError, match="expected a product of 8") as error:
         sharding.make_mesh(*asked)
-    assert str(error.value).startswith(f"mesh.data = {asked[0]}, mesh.fsdp = {asked[1]}: ")
-    assert str(error.value).endswith(f"works: mesh.data = {nearest[0]}, mesh.fsdp = {nearest[1]}")
+    assert str(error.value).startswith(f"mesh.data = {asked[0]}, mesh.fsdp = {asked[1]}, ")
+    assert str(error.value).endswith(
+        f"works: mesh.data = {nearest[0]}, mesh.fsdp = {nearest[1]}, mesh.sequence = 1, "
+        "mesh.tensor = 1"
+    )
 
 
 def test_mesh_with_nothing_said():
-    with pytest.raises(ValueError, match="one of the two may be -1"):
+    with pytest.raises(ValueError, match="one may be -1, the rest"):
         sharding.make_mesh(-1, -1)
 
 
