@@ -1,7 +1,8 @@
 """Sharded steps against one device: `python benchmarks/sharded_step.py [--config FILE[:VARIANT]]`.
 
-The step of a config runs on one of eight fake CPU devices and on meshes of all eight, with the
-same parameters, batch and keys. Loss and gradients must agree within 1e-5 (absolute for the loss
+The step of a config runs on one of eight fake CPU devices and on meshes of all eight, along each
+axis and several, with the same parameters, batch and keys. A mesh that `--meshes` names is
+DATAxFSDPxSEQUENCExTENSOR. Loss and gradients must agree within 1e-5 (absolute for the loss
 and each gradient entry, relative L2 for the whole gradient); otherwise the exit code is 1.
 """
 
@@ -36,7 +37,17 @@ from roam_jax.train.state import (
 )
 from roam_jax.train.step import make_train_step
 
-MESHES = {"data": (8, 1), "fsdp": (1, 8), "data and fsdp": (2, 4)}
+# Devices along data, fsdp, sequence and tensor.
+MESHES = (
+    (8, 1, 1, 1),
+    (1, 8, 1, 1),
+    (1, 1, 8, 1),
+    (2, 1, 1, 4),
+    (2, 4, 1, 1),
+    (2, 2, 1, 2),
+    (2, 2, 2, 1),
+    (1, 2, 2, 2),
+)
 TOLERANCE = 1e-5
 
 
@@ -55,6 +66,7 @@ def keep_gradients() -> optax.GradientTransformation:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/bridge_3loop.py:tiny")
+    parser.add_argument("--meshes", nargs="+", default=["x".join(map(str, m)) for m in MESHES])
     args, overrides = parser.parse_known_args()
     config = load_config(args.config)
     override(config, overrides)
@@ -62,8 +74,8 @@ def main() -> None:
     experiment = build(config)
     batch = next(experiment.batches())
     steps = {"one device": one_step(experiment, one_device(), batch)}
-    for name, sizes in MESHES.items():
-        steps[name] = one_step(experiment, sharding.make_mesh(*sizes), batch)
+    for name in args.meshes:
+        steps[name] = one_step(experiment, sharding.make_mesh(*map(int, name.split("x"))), batch)
     sys.exit(0 if report(steps) <= TOLERANCE else 1)
 
 

@@ -11,10 +11,12 @@ from roam_jax.spelling import did_you_mean
 
 # Verb -> what it does; `main(argv)` of roam_jax.cli.VERB is imported when it is asked for.
 VERBS = {
+    "budget": "memory, FLOPs and time of a step on accelerators that are not here",
     "describe": "what a config builds and costs, or what its data holds",
     "encode": "the latents of all training windows on disk, for data.latents",
     "generate": "a video of a prompt, or the future of a recorded window with its actions",
     "pack": "a dataset as ArrayRecord shards, which are read at random",
+    "report": "runs as one HTML page: curves, figures, pictures, incidents",
 }
 
 

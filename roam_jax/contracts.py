@@ -192,7 +192,9 @@ class Batch(TypedDict, total=False):
     | scene_seed      | (B,)               | uint32  | of examples that are made within the loss:  |
     |                 |                    |         | the seed of their stream                    |
     | scene_index     | (B,)               | uint32  | and their number in it                      |
-    | step            | ()                 | int32   | within a training loss: finished updates    |
+    | step            | ()                 | int32   | within a training loss: finished steps      |
+    | part            |                    | Part    | within a training loss, where a batch runs  |
+    |                 |                    |         | in parts: which rows these are              |
     """
 
     frames: np.ndarray
@@ -221,6 +223,7 @@ class Batch(TypedDict, total=False):
     scene_seed: np.ndarray
     scene_index: np.ndarray
     step: jax.Array
+    part: Any
 
 
 # Fields of a batch that hold pixels; encoded windows have latents in their place.
@@ -252,7 +255,8 @@ class Task:
         init: `init(rng) -> params`, traceable. The whole tree; what `pretrained` overrides is only
             ever evaluated for its shapes.
         loss: `loss(params, batch, rng, rounds) -> (scalar, metrics)`; `rounds` is static; metrics
-            are float32 scalars.
+            are float32 scalars. A loss that is no mean over rows, or draws numbers for them, goes
+            by the batch's `microbatch.Part`, so that parts of a batch add up to it.
         trainable: ordered regular expressions, searched in parameter names such as
             "blocks/loop/gate". What matches gets gradients, optimizer state and float32 storage;
             all else is frozen and keeps the dtype that it was loaded with.

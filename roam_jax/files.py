@@ -33,6 +33,15 @@ def free_bytes(path: pathlib.Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def sync_folder(path: pathlib.Path) -> None:
+    """Forces the names in a folder to the disk: what was renamed there keeps its name."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def _written(path: pathlib.Path, content: str | bytes) -> Iterator[pathlib.Path]:
     """A hidden file beside `path` with the content, on disk; removed unless it was moved."""

@@ -7,9 +7,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = {
+    "accelerators": 1,
     "axes": 0,
     "contracts": 0,
     "files": 0,
+    "logical": 1,
+    "microbatch": 1,
     "morphology": 0,
     "spelling": 0,
     "video_files": 0,
@@ -20,10 +23,21 @@ LAYERS = {
     "cogvideox": 4,
     "tasks": 5,
     "evaluate": 6,
-    "cli": 7,
-    "__main__": 8,
+    "budget": 7,
+    "cli": 8,
+    "__main__": 9,
 }
-LEAVES = ("axes", "contracts", "files", "morphology", "spelling", "video_files")
+LEAVES = (
+    "accelerators",
+    "axes",
+    "contracts",
+    "files",
+    "logical",
+    "microbatch",
+    "morphology",
+    "spelling",
+    "video_files",
+)
 # Of data/, these alone may make episodes in sim/.
 MAKERS = ("embedded.py", "demonstrations.py")
 SIDES = {

@@ -162,6 +162,7 @@ def _forward(blocks, scale, interpret, query, key, value) -> tuple[Array, Array]
         ],
         compiler_params=params,
         interpret=interpret,
+        cost_estimate=_cost(blocks, query, value, (1, 1)),
         name="block_sparse_forward",
     )
     segments = blocks.query_segments, blocks.key_segments
@@ -185,6 +186,7 @@ def _gradients(blocks, scale, interpret, kept, change) -> tuple[Array, Array, Ar
         in_specs=[*in_specs, _row_part(rows), _row_part(rows), *_table_specs(rows)],
         out_specs=_part(query, rows),
         out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
+        cost_estimate=_cost(blocks, query, value, (2, 1)),
         name="block_sparse_query_gradient",
     )(*inputs, *_table(blocks, blocks.query_segments, blocks.key_segments, blocks.keys_of))
     in_specs = [_all(query), _part(key, rows), _part(value, rows), _all(change)]
@@ -194,12 +196,30 @@ def _gradients(blocks, scale, interpret, kept, change) -> tuple[Array, Array, Ar
         in_specs=[*in_specs, _row_all(cells), _row_all(cells), *_table_specs(rows)],
         out_specs=[_part(key, rows), _part(value, rows)],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)],
+        cost_estimate=_cost(blocks, query, value, (2, 2)),
         name="block_sparse_key_gradient",
     )(*inputs, *_table(blocks, blocks.key_segments, blocks.query_segments, blocks.queries_of))
     return d_query, d_key, d_value
 
 
 _attend.defvjp(_attend_and_keep, _gradients)
+
+
+def _cost(
+    blocks: LiveBlocks, query: Array, value: Array, products: tuple[int, int]
+) -> pl.CostEstimate:
+    """What a kernel computes, for whoever counts it; Triton does not read it.
+
+    Args:
+        blocks: their live pairs are multiplied, masked or not.
+        query, value: (B, N, K, D) and (B, M, K, Dv).
+        products: of every pair, how many are D wide and how many Dv.
+    """
+    batch, _, heads, width = query.shape
+    pairs = int(blocks.keys_of.count.sum()) * blocks.block_q * blocks.block_k * batch * heads
+    wide = products[0] * width + products[1] * value.shape[-1]
+    moved = 4 * query.size * query.dtype.itemsize
+    return pl.CostEstimate(flops=2 * pairs * wide, transcendentals=pairs, bytes_accessed=moved)
 
 
 def _table(blocks: LiveBlocks, own: np.ndarray, others: np.ndarray, lists: BlockLists) -> tuple:

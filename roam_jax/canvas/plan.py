@@ -220,7 +220,7 @@ def compile_plan(
             EdgePlan(kind, index, edge.src, edge.dst, _cell_stacks(read, whole.segments, *cells))
         )
     by_time = np.argsort(real_frames(layout), kind="stable")
-    stacks = _chosen_stacks(table)
+    stacks = chosen_stacks(table)
     return AttentionPlan(table, stacks, tuple(edges), weights, (tuple(by_time.tolist()),))
 
 
@@ -285,8 +285,12 @@ def _cell_stacks(
     )
 
 
-def _chosen_stacks(table: SegmentTable) -> tuple[TileStack, ...] | None:
-    """The cheaper of tiles and of dense attention under a mask, which is None."""
+def chosen_stacks(table: SegmentTable) -> tuple[TileStack, ...] | None:
+    """The cheaper of tiles and of dense attention under a mask, which is None.
+
+    Args:
+        table: of the softmax edges.
+    """
     stacks = tile_stacks(table)
     if stacks is None:
         return None

@@ -13,7 +13,9 @@ import inspect
 import logging as std_logging
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import NoReturn
 
 import ml_collections
@@ -35,6 +37,7 @@ USER_ERRORS = (
     IsADirectoryError,
     PermissionError,
     FloatingPointError,
+    TimeoutError,
 )
 # The same of a disk: full, beyond a quota, or read-only.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -49,17 +52,32 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     logging.get_absl_handler().addFilter(_ours_or_warning)
     try:
         main(sys.argv[1:])
-    except USER_ERRORS as error:
-        _stop(error)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except Exception as error:
+        mendable = isinstance(error, USER_ERRORS) or getattr(error, "errno", None) in DISK_ERRORS
+        if hosts := _connected():
+            _stop_all(hosts, error, mendable=mendable)
+        if not mendable:
             raise
-        _stop(error)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _stop(error: Exception) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+def _connected() -> ModuleType | None:
+    """`train.hosts` in a process that it has connected with others."""
+    hosts = sys.modules.get("roam_jax.train.hosts")
+    return hosts if hosts and hosts.are_several() else None
+
+
+def _stop_all(hosts: ModuleType, error: Exception, *, mendable: bool) -> NoReturn:
+    """The same in one of several processes; what breaks because another one stopped is told so."""
+    if mendable:
+        print(f"error: {error}", file=sys.stderr)
+    elif why := hosts.failure():
+        print(f"error: {why}", file=sys.stderr)
+        mendable = True
+    else:
+        traceback.print_exc()
+    hosts.stop_all(f"{error}" if mendable else repr(error), 2 if mendable else 1)
 
 
 def _ours_or_warning(record: std_logging.LogRecord) -> bool:

@@ -17,10 +17,14 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from roam_jax.attention import dense
+from roam_jax import logical
+from roam_jax.attention import sharded
 from roam_jax.canvas.plan import AttentionPlan
+from roam_jax.canvas.shards import CellSplit
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.embedding import Conditioning
+from roam_jax.logical import BATCH, DEPTH, MODULATION, WIDTH, axes, constrain
+from roam_jax.model import block as canvas_block
 from roam_jax.model.block import FeedForward
 from roam_jax.model.edge_kinds import KindedAttention
 from roam_jax.model.geometry import Geometry
@@ -30,6 +34,16 @@ from roam_jax.model.looped import LAYER_OUTPUT
 # prediction near 0, which trains best. Not zero, so that a fresh model is no constant, and every
 # parameter has a gradient at the first step.
 SMALL = nn.initializers.normal(0.02)
+# How the parameters of the blocks are split, stacked over depth.
+BLOCK_RULES = (
+    *canvas_block.BLOCK_RULES,
+    (r"^blocks/norm[12]/linear/kernel$", axes(DEPTH, WIDTH, MODULATION)),
+    (r"^blocks/norm[12]/linear/bias$", axes(DEPTH, MODULATION)),
+)
+
+
+# Text (B, S, D) and video (B, N, D).
+TwoStreams = tuple[Array, Array]
 
 
 def layer_norm(name: str, *, epsilon: float, dtype: Any) -> nn.LayerNorm:
@@ -71,16 +85,20 @@ class AdaNorm(nn.Module):
         video: Float[Array, "B N D"],
         temb: Conditioning,
         frames: Int[np.ndarray, " N"] | None = None,
-    ) -> tuple[Float[Array, "B M D"], Float[Array, "B 1 D"], Float[Array, "B N_or_1 D"]]:
-        """The joint sequence [text | video], normed; the text's and the video's gates."""
+    ) -> tuple[TwoStreams, Float[Array, "B 1 D"], Float[Array, "B N_or_1 D"]]:
+        """Text and video, normed; the text's and the video's gates."""
         linear = nn.Dense(6 * self.config.width, dtype=self.dtype, kernel_init=SMALL, name="linear")
-        video_rows, text_rows = jnp.split(linear(nn.silu(temb)), 2, axis=-1)
+        rows = linear(nn.silu(temb))
+        # Few numbers, which every cell is multiplied by: on all devices, or these would split the
+        # channels of the cells as well.
+        rows = constrain(rows, BATCH, *[None] * (rows.ndim - 1))
+        video_rows, text_rows = jnp.split(rows, 2, axis=-1)
         shift, scale, gate = jnp.split(of_video(video_rows, frames), 3, axis=-1)
         text_shift, text_scale, text_gate = jnp.split(_of_text(text_rows), 3, axis=-1)
         norm = layer_norm("norm", epsilon=self.config.norm_eps, dtype=self.dtype)
         text = modulate(norm(text), text_shift, text_scale)
         video = modulate(norm(video), shift, scale)
-        return jnp.concatenate([text, video], axis=1), text_gate, gate
+        return (text, video), text_gate, gate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,12 +110,44 @@ class JointCells:
         frames: latent frame of each video cell, where frames have timesteps of their own.
         coordinates: of every cell, where positions enter queries and keys.
         kept: places of the cells that go out, among those that come in, rising; None = all.
+        split: of text and video over devices, each with empty cells at its end; then the joint
+            sequence is [text | video] of one device after the other. None = each has all.
     """
 
     plan: AttentionPlan | None = None
     frames: Int[np.ndarray, " N"] | None = None
     coordinates: Float[np.ndarray, "M 3"] | None = None
     kept: Int[np.ndarray, " _"] | None = None
+    split: CellSplit | None = None
+
+    def padded(self, streams: dict[str, Array]) -> dict[str, Array]:
+        """Text and video with the empty cells that make them divide."""
+        if self.split is None:
+            return streams
+        lengths = zip(streams.items(), self.split.lengths, self.split.padded, strict=True)
+        return {n: jnp.pad(x, ((0, 0), (0, b - a), (0, 0))) for (n, x), a, b in lengths}
+
+    def join(
+        self, text: Float[Array, "B S D"], video: Float[Array, "B N D"]
+    ) -> Float[Array, "B M D"]:
+        """The joint sequence."""
+        shards = 1 if self.split is None else self.split.shards
+        parts = [_by_device(stream, shards) for stream in (text, video)]
+        joint = jnp.concatenate(parts, axis=2)
+        joint = einops.rearrange(joint, "B shards N D -> B (shards N) D")
+        return constrain(joint, BATCH, logical.CELLS, None)
+
+    def take_apart(
+        self, joint: Float[Array, "B M D"], texts: int
+    ) -> tuple[Float[Array, "B S D"], Float[Array, "B N D"]]:
+        """The inverse of `join`, with so many cells of text."""
+        shards = 1 if self.split is None else self.split.shards
+        parts = jnp.split(_by_device(joint, shards), [texts // shards], axis=2)
+        text, video = (einops.rearrange(x, "B shards N D -> B (shards N) D") for x in parts)
+        return (
+            constrain(text, BATCH, logical.CELLS, None),
+            constrain(video, BATCH, logical.CELLS, None),
+        )
 
     def kept_places(self, border: int) -> tuple[np.ndarray, np.ndarray]:
         """`kept` as places in the text, of `border` cells, and places in the video."""
@@ -121,6 +171,13 @@ class JointCells:
         """Of the cells that go out."""
         whole = self.coordinates is None or self.kept is None
         return self.coordinates if whole else self.coordinates[self.kept]
+
+
+def _by_device(cells: Float[Array, "B N D"], shards: int) -> Float[Array, "B shards M D"]:
+    """Cells of one device after the other, with an axis over devices."""
+    cells = constrain(cells, BATCH, logical.CELLS, None)
+    apart = einops.rearrange(cells, "B (shards N) D -> B shards N D", shards=shards)
+    return constrain(apart, BATCH, logical.CELLS, None, None)
 
 
 # All cells to all cells, and out again.
@@ -167,13 +224,13 @@ class JointAttention(nn.Module):
         if inverse_temperature is not None:
             query = query * inverse_temperature.astype(query.dtype)
         if cells.plan is None:
-            attended = dense.attention(query, key, value)
+            attended = sharded.attention(query, key, value, split=cells.split)
         else:
             edges = KindedAttention(name="edges")
-            attended = edges(query, key, value, cells.plan, plain=plain)
+            attended = edges(query, key, value, cells.plan, plain=plain, split=cells.split)
         attended = einops.rearrange(attended, "B N K D -> B N (K D)")
-        to_out = nn.Dense(self.config.width, dtype=self.dtype, name="to_out")
-        return checkpoint_name(to_out(attended), LAYER_OUTPUT)
+        out = nn.Dense(self.config.width, dtype=self.dtype, name="to_out")(attended)
+        return checkpoint_name(constrain(out, BATCH, logical.CELLS, None), LAYER_OUTPUT)
 
 
 class Block(nn.Module):
@@ -211,15 +268,15 @@ class Block(nn.Module):
             inverse_temperature: of the attention; None = 1.
         """
         norm = AdaNorm(self.config, self.dtype, name="norm1")
-        joint, *gates = norm(text, video, temb, cells.frames)
+        normed, *gates = norm(text, video, temb, cells.frames)
         attend = JointAttention(self.config, self.dtype, self.geometry, name="attn1")
-        change = attend(joint, cells, inverse_temperature)
+        change = attend(cells.join(*normed), cells, inverse_temperature)
         text, video, gates, frames = self._outgoing(text, video, gates, cells)
-        text, video = _gated(text, video, gates, change)
+        text, video = _gated((text, video), gates, cells.take_apart(change, text.shape[1]))
         norm = AdaNorm(self.config, self.dtype, name="norm2")
-        joint, *gates = norm(text, video, temb, frames)
-        change = FeedForward(self.dtype, name="ff")(joint)
-        return _gated(text, video, gates, change)
+        normed, *gates = norm(text, video, temb, frames)
+        change = FeedForward(self.dtype, name="ff")(cells.join(*normed))
+        return _gated((text, video), gates, cells.take_apart(change, text.shape[1]))
 
     @staticmethod
     def _outgoing(text: Array, video: Array, gates: list[Array], cells: JointCells):
@@ -234,7 +291,7 @@ class Block(nn.Module):
         return *cells.outgoing(text, video), [text_gate, gate], frames
 
 
-def _gated(text: Array, video: Array, gates: list[Array], change: Array) -> tuple[Array, Array]:
-    """Both streams, a change of the joint sequence added by their gates."""
-    text_gate, gate = gates
-    return text + text_gate * change[:, : text.shape[1]], video + gate * change[:, text.shape[1] :]
+def _gated(streams: TwoStreams, gates: list[Array], changes: TwoStreams) -> TwoStreams:
+    """Text and video, changes added by their gates."""
+    text, video = (x + g * c for x, g, c in zip(streams, gates, changes, strict=True))
+    return text, video

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from roam_jax import logical
 from roam_jax.attention.geometry import canvas_coordinates
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.topology import CanvasTopology
@@ -110,8 +111,8 @@ class GraftedTransformer(nn.Module):
             threshold: static; with learned halting, the stopped mass from which a cell stops for
                 good; None = never.
             wanted: static; names of the outputs that are wanted, None = all. What cannot reach them
-                is not computed; the decoder `cross_attention`, which reads blocks on the way, and
-                an `exit` leave no saving.
+                is not computed; the decoder `cross_attention`, which reads blocks on the way, an
+                `exit`, and cells that are split over devices leave no saving.
 
         Returns:
             {"velocity": (B, F, C, H, W)} with the outputs of `Graft.decode`, "camera_velocity"
@@ -135,10 +136,11 @@ class GraftedTransformer(nn.Module):
             "video": jnp.concatenate([video.astype(jnp.float32), *cells], axis=1),
         }
         temb, frames = condition(self.time_embedding, timesteps, latent_frames(self.layout))
+        shards = logical.shards(video, logical.CELLS)
         kept, whole = None, self.is_initializing() or self._taps or exit is not None
-        if wanted is not None and not whole:
+        if wanted is not None and not whole and shards == 1:
             kept = tuple(dict.fromkeys(r for name in wanted for r in outputs[name]))
-        passes = self._passes(frames, rounds=rounds, kept=kept)
+        passes = self._passes(frames, rounds=rounds, kept=kept, shards=shards)
         options = {"extrapolate": extrapolate, "exit": exit, "threshold": threshold}
         streams, tapped, measures = self._run_blocks(
             streams, temb, passes, visual=video.shape[1], rounds=rounds, **options
@@ -162,7 +164,12 @@ class GraftedTransformer(nn.Module):
         return self.graft_config.taps(self.config.num_layers)
 
     def _passes(
-        self, frames: np.ndarray | None, *, rounds: int, kept: tuple[str, ...] | None
+        self,
+        frames: np.ndarray | None,
+        *,
+        rounds: int,
+        kept: tuple[str, ...] | None,
+        shards: int,
     ) -> Passes:
         coordinates = None
         if self.graft_config.geometry != "none":
@@ -175,6 +182,7 @@ class GraftedTransformer(nn.Module):
             frames=frames,
             coordinates=coordinates,
             wanted=kept,
+            shards=shards,
         )
 
     def _by_region(
@@ -221,11 +229,17 @@ class GraftedTransformer(nn.Module):
         scan = nn.scan(
             block, variable_axes={"params": 0}, split_rngs={"params": True}, length=scanned
         )
-        streams = _select_cells(streams, JointCells(kept=passes.start))
+        counts = {name: x.shape[1] for name, x in streams.items()}
+        if passes.cells.split is None:
+            streams = _select_cells(streams, JointCells(kept=passes.start))
+        else:
+            streams = passes.cells.padded(streams)
         size, _, width = streams["video"].shape
         tapped, measures = jnp.zeros((len(taps), size, visual, width), jnp.float32), []
         if scanned == self.config.num_layers:
             (streams, tapped), found = scan(self.blocks, (streams, tapped), jnp.arange(scanned))
+            if passes.cells.split is not None:
+                streams = {n: x[:, : counts[n]] for n, x in streams.items()}
             return streams, tapped, found
         if scanned:
             first = _some_blocks(scan, slice(scanned))
@@ -320,7 +334,10 @@ def _call_block(
     *,
     keep: JointCells | None = None,
 ) -> Streams:
-    text, video = (streams[name].astype(block.dtype) for name in STREAMS)
+    text, video = (
+        logical.constrain(streams[name].astype(block.dtype), logical.BATCH, logical.CELLS, None)
+        for name in STREAMS
+    )
     outputs = block(text, video, temb, keep or cells, this.inverse_temperature)
     return {n: x.astype(jnp.float32) for n, x in zip(STREAMS, outputs, strict=True)}
 

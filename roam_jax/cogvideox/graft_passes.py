@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.plan import AttentionPlan, compile_plan
+from roam_jax.canvas.shards import CellSplit
 from roam_jax.canvas.slicing import CanvasSlice, slice_canvas
 from roam_jax.canvas.topology import CanvasTopology
 from roam_jax.cogvideox.block import JointCells
@@ -90,6 +91,7 @@ def plan_passes(
     frames: Int[np.ndarray, " N"] | None = None,
     coordinates: Float[np.ndarray, "M 3"] | None = None,
     wanted: Collection[str] | None = None,
+    shards: int = 1,
 ) -> Passes:
     """Plans every application; without `wanted` all of them keep all cells.
 
@@ -99,13 +101,18 @@ def plan_passes(
         frames: latent frame of every cell but the text's, where frames have timesteps of their own.
         coordinates: of every cell, where positions enter queries and keys.
         wanted: regions whose cells are wanted after the last block; None = all.
+        shards: devices that text and video are split over; then all cells are kept, since these
+            lie where they are.
 
     Raises:
         ValueError: as `compile_plan` and `slice_canvas`.
     """
     count = sum(layout.region_numel(name) for name in layout.regions)
+    every = np.arange(count)
+    if shards > 1:
+        cells = _split_cells(layout, topology, frames, coordinates, shards)
+        return Passes(blocks, rounds, every, blocks, cells, (), every)
     if wanted is None:
-        every = np.arange(count)
         cells = PassCells(_plan(layout, topology), frames, coordinates, parts=_parts(layout, every))
         return Passes(blocks, rounds, every, blocks, cells, (), every)
     sliced = slice_canvas(topology, layout, tuple(wanted), applications=blocks * rounds)
@@ -138,6 +145,25 @@ def plan_passes(
     if sliced.steady:
         first = application(0, shrinks=False)
     return Passes(blocks, rounds, start, scanned, first, tails, end)
+
+
+def _split_cells(
+    layout: CanvasLayout,
+    topology: CanvasTopology,
+    frames: Int[np.ndarray, " N"] | None,
+    coordinates: Float[np.ndarray, "M 3"] | None,
+    shards: int,
+) -> PassCells:
+    """All cells in every application, text and video each over so many devices."""
+    texts, *others = (layout.region_numel(name) for name in layout.regions)
+    split = CellSplit((texts, sum(others)), shards)
+    return PassCells(
+        _plan(layout, topology),
+        None if frames is None else split.padded_stream(frames, 1),
+        None if coordinates is None else split.spread(coordinates),
+        split=split,
+        parts=_parts(layout, np.arange(sum(split.lengths))),
+    )
 
 
 def _parts(layout: CanvasLayout, places: Int[np.ndarray, " M"]) -> Parts:

@@ -16,7 +16,17 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Num
 
-from roam_jax.cogvideox.block import SMALL, Block, JointCells, layer_norm, modulate, of_video
+from roam_jax import logical
+from roam_jax.canvas.shards import CellSplit
+from roam_jax.cogvideox.block import (
+    SMALL,
+    Block,
+    JointCells,
+    TwoStreams,
+    layer_norm,
+    modulate,
+    of_video,
+)
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.embedding import Conditioning, PatchEmbed, TimeEmbedding, condition
 
@@ -121,12 +131,28 @@ class Transformer(nn.Module):
         streams = self.patch_embed(latents, text)
         cells = np.repeat(np.arange(latents.shape[1]), streams[1].shape[1] // latents.shape[1])
         temb, frames = condition(self.time_embedding, timesteps, cells)
+        inner, streams = _split(streams, frames)
         scan = nn.scan(
-            lambda block, carry, temb: (block(*carry, temb, JointCells(frames=frames)), None),
+            lambda block, carry, temb: (block(*carry, temb, inner), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.config.num_layers,
         )
         (_, video), _ = scan(self.blocks, streams, temb)
-        return self.readout(video, temb, latents.shape, frames)
+        return self.readout(video[:, : len(cells)], temb, latents.shape, frames)
+
+
+def _split(
+    streams: TwoStreams, frames: Int[np.ndarray, " N"] | None
+) -> tuple[JointCells, TwoStreams]:
+    """Cells and streams of the blocks, over the devices of the mesh along "sequence"."""
+    shards = logical.shards(streams[1], logical.CELLS)
+    if shards == 1:
+        return JointCells(frames=frames), streams
+    split = CellSplit(tuple(x.shape[1] for x in streams), shards)
+    if frames is not None:
+        frames = split.padded_stream(frames, 1)
+    cells = JointCells(frames=frames, split=split)
+    padded = cells.padded(dict(zip(("text", "video"), streams, strict=True)))
+    return cells, (padded["text"], padded["video"])

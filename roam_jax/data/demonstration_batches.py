@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from roam_jax.contracts import Batch
 from roam_jax.data.loader import check_seed
-from roam_jax.data.position import Share, place_of, saved_position
+from roam_jax.data.position import Process, place_of, saved_position
 from roam_jax.morphology import WorldSpec
 
 # Fields of a batch beside the observed streams.
@@ -108,7 +108,7 @@ class DemonstrationBatches(Iterator[Batch]):
         batch_size: int,
         chunk: int,
         seed: int,
-        process: Share | None = None,
+        process: Process | None = None,
     ):
         check_seed(seed)
         self._rows = body_rows(batch_size, bodies=len(recorded))

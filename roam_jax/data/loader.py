@@ -25,7 +25,7 @@ from absl import flags, logging
 from roam_jax.contracts import Batch
 from roam_jax.data.latents import LatentSource
 from roam_jax.data.mixing import Proportions
-from roam_jax.data.position import saved_position
+from roam_jax.data.position import Process, place_of, saved_position
 from roam_jax.data.windows import WindowSource
 
 Source = WindowSource | LatentSource
@@ -38,19 +38,6 @@ WORKER_BATCHES_AHEAD = 2
 PARENT_ASKED_EVERY_S = 1.0
 # How batches are made, not what they hold: may differ on a resume, and is told.
 READING = ("workers", "processes")
-
-
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """Which rows of every batch are made here.
-
-    Args:
-        index: of this process, 0 <= index < count.
-        count: processes that share a batch, each with as many rows.
-    """
-
-    index: int = 0
-    count: int = 1
 
 
 class Loader(Iterator[Batch]):
@@ -138,7 +125,7 @@ def make_loader(
     seed: int,
     shuffle: bool = True,
     workers: int = 0,
-    process: Process = Process(),
+    process: Process | None = None,
 ) -> Loader:
     """Endless batches of windows, read ahead.
 
@@ -149,11 +136,12 @@ def make_loader(
         shuffle: False keeps the order of each source.
         workers: processes that read ahead; 0 = threads of this one. A program that asks for some
             must be importable (`if __name__ == "__main__"`), because they are spawned.
-        process: which rows of each batch are made here.
+        process: which rows of each batch are made here; None = all.
 
     Raises:
         ValueError: a number is out of range, or processes do not divide the batch.
     """
+    process = process or Process()
     _check(batch_size=batch_size, seed=seed, workers=workers, process=process)
     members = [(source, 1.0)] if isinstance(source, Source) else list(source)
     order = [
@@ -199,8 +187,7 @@ def _check(*, batch_size: int, seed: int, workers: int, process: Process) -> Non
     check_seed(seed)
     if workers < 0:
         raise ValueError(f"data.workers = {workers}: expected 0 or more")
-    if not 0 <= process.index < process.count:
-        raise ValueError(f"process {process.index} of {process.count}: expected 0 <= index < count")
+    place_of(process)
     if batch_size % process.count:
         below = batch_size // process.count * process.count
         raise ValueError(

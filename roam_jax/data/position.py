@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 
-@runtime_checkable
-class Share(Protocol):
-    """Which rows of every batch are made here: those of process `index` of `count`."""
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """Which rows of every batch are made here.
 
-    index: int
-    count: int
+    Args:
+        index: of the share, 0 <= index < count.
+        count: equal shares of a batch. Where the devices of several processes need the same rows,
+            these processes have one share together, and each makes it.
+    """
+
+    index: int = 0
+    count: int = 1
 
 
-def place_of(process: Share | None) -> tuple[int, int]:
+def place_of(process: Process | None) -> tuple[int, int]:
     """Index and count of a share; None = all.
 
     Raises:

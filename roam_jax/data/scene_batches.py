@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from roam_jax.contracts import ArraySpec, Batch
-from roam_jax.data.position import Share, place_of, saved_position
+from roam_jax.data.position import Process, place_of, saved_position
 from roam_jax.data.scene_random import VALIDATION_SEED
 
 
@@ -28,7 +28,7 @@ class SceneBatches(Iterator[Batch]):
         ValueError: a number is out of range, or processes do not divide the batch.
     """
 
-    def __init__(self, *, batch_size: int, seed: int, process: Share | None = None):
+    def __init__(self, *, batch_size: int, seed: int, process: Process | None = None):
         if batch_size < 1:
             raise ValueError(f"train.batch_size = {batch_size}: expected at least 1")
         if not 0 <= seed < VALIDATION_SEED:

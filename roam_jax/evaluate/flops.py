@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 
 # Primitives that run their one jaxpr once.
-_CALLS = {
+CALLS = {
     "jit",
     "closed_call",
     "core_call",
@@ -24,6 +24,9 @@ _CALLS = {
     "custom_jvp_call",
     "custom_vjp_call",
 }
+
+# Fused attention of cuDNN: its products, two forward; five backward, which makes the scores again.
+_FUSED = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
 
 # Primitives that multiply matrices, by themselves or out of sight, in a number that is not counted
 # here: ragged, scaled and sparse products, fused attention and recurrences, decompositions, Fourier
@@ -47,18 +50,19 @@ def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> collections.Counter[str]:
         "jvp(...)" or "transpose(...)" where JAX derived the product, below "rematted_computation"
         where it computes a product again. Of a `cond` the costliest branch counts.
 
+    A Pallas kernel counts as much as its `cost_estimate` says, fused attention all of its pairs.
+
     Raises:
         ValueError: a product lies in something whose repetitions are not known from its shapes,
-            such as a `while` loop or a custom kernel, or is of a kind that is not counted here.
+            such as a `while` loop or a kernel without an estimate, or is of a kind that is not
+            counted here.
     """
     total: collections.Counter[str] = collections.Counter()
     for eqn in jaxpr.eqns:
         scope = str(eqn.source_info.name_stack)
         name = eqn.primitive.name
-        if name == "dot_general":
-            total[scope] += _dot_flops(eqn)
-        elif name == "conv_general_dilated":
-            total[scope] += _convolution_flops(eqn)
+        if name in _COUNTED:
+            total[scope] += count_equation(eqn)
         elif _UNCOUNTED.search(name):
             raise ValueError(
                 f"cannot count {name!r}{f' at {scope}' if scope else ''}: known products are "
@@ -70,6 +74,11 @@ def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> collections.Counter[str]:
     return total
 
 
+def count_equation(eqn: JaxprEqn) -> int:
+    """FLOPs of one equation by itself: of a product, convolution or kernel, else 0."""
+    return _COUNTED.get(eqn.primitive.name, lambda eqn: 0)(eqn)
+
+
 def _inner_flops(eqn: JaxprEqn) -> collections.Counter[str]:
     """What the jaxprs within an equation's parameters cost in one execution of it."""
     name = eqn.primitive.name
@@ -79,13 +88,13 @@ def _inner_flops(eqn: JaxprEqn) -> collections.Counter[str]:
         return collections.Counter()
     if name == "cond":
         return max(inner, key=collections.Counter.total)
-    if name == "scan" or name in _CALLS:
+    if name == "scan" or name in CALLS:
         times = eqn.params["length"] if name == "scan" else 1
         return collections.Counter({scope: times * n for scope, n in inner[0].items()})
     scope = next(iter(inner[0]))
     raise ValueError(
         f"cannot count the products in a {name!r} at {eqn.source_info.name_stack}/{scope}: how "
-        f"often they run is not known; known are scan, cond, {', '.join(sorted(_CALLS))}"
+        f"often they run is not known; known are scan, cond, {', '.join(sorted(CALLS))}"
     )
 
 
@@ -133,3 +142,28 @@ def _tap_pairs(
     places = first + np.arange(taps) * dilation
     inside = (places >= 0) & (places <= (size - 1) * spread)
     return int(np.count_nonzero(inside & (places % spread == 0)))
+
+
+def _fused_flops(eqn: JaxprEqn) -> int:
+    """Of cuDNN's attention; layout 0 is (B, N, K, D), 1 is (B, K, N, D)."""
+    query, key = (v.aval.shape for v in eqn.invars[:2])
+    pairs = math.prod(query) * key[2 if eqn.params["layout"] else 1]
+    return 2 * _FUSED[eqn.primitive.name] * pairs
+
+
+def _kernel_flops(eqn: JaxprEqn) -> int:
+    """What a Pallas kernel says of itself."""
+    if (estimate := eqn.params["cost_estimate"]) is None:
+        raise ValueError(
+            f"cannot count the products in a 'pallas_call' at {eqn.source_info.name_stack}: the "
+            "kernel has no cost_estimate"
+        )
+    return estimate.flops
+
+
+_COUNTED = {
+    "dot_general": _dot_flops,
+    "conv_general_dilated": _convolution_flops,
+    "pallas_call": _kernel_flops,
+    **dict.fromkeys(_FUSED, _fused_flops),
+}

@@ -16,6 +16,7 @@ from roam_jax.evaluate.canvas import CanvasEvaluation
 from roam_jax.evaluate.clone import CloneEvaluation
 from roam_jax.evaluate.continuation import ContinuationEvaluation
 from roam_jax.evaluate.graft import GraftEvaluation
+from roam_jax.evaluate.placement import evaluation_mesh, on_each_host
 from roam_jax.evaluate.pretraining import PretrainingEvaluation
 from roam_jax.evaluate.report import format_report
 from roam_jax.evaluate.report_rollout import ROLLOUT
@@ -25,7 +26,6 @@ from roam_jax.evaluate.vae import VAEEvaluation
 from roam_jax.files import write_atomically
 from roam_jax.spelling import check_choice
 from roam_jax.tasks.experiment import Trainable
-from roam_jax.train.sharding import make_mesh
 from roam_jax.train.workdir import plain
 
 # What may be measured: actions, velocity errors and round measures; sampled continuations; and
@@ -129,7 +129,8 @@ def make_evaluate_hook(experiment: Trainable) -> Callable[[Params, int], dict[st
     """`evaluate` for `train.loop.run`: figures of the validation split during training.
 
     Returns:
-        A function of (all parameters, step). For task "graft" it gives "action_mse",
+        A function of (all parameters, step). Of several processes all call it, see
+        `on_each_host`. For task "graft" it gives "action_mse",
         "first_action_mse", "gripper_accuracy" (where there is a gripper) and "diffusion" with the
         trained number of rounds; for "video" "diffusion_continued" and "diffusion_generated" where
         they are trained; for "vae" "psnr" and "psnr_gain" in dB. Figures of a member of a mixture
@@ -140,7 +141,9 @@ def make_evaluate_hook(experiment: Trainable) -> Callable[[Params, int], dict[st
         ValueError: `config.eval` is out of range.
     """
     evaluation = make_evaluation(experiment)
-    return lambda params, step: evaluation.metrics(params)
+    return lambda params, step: on_each_host(
+        evaluation.metrics, params, rules=experiment.rules, what=f"evaluation of step {step}"
+    )
 
 
 def evaluate_experiment(
@@ -236,7 +239,7 @@ class Measured:
             FileNotFoundError: no such checkpoint.
         """
         experiment, config = self.experiment, saved.config
-        mesh = make_mesh(**config.mesh)
+        mesh = evaluation_mesh(config.mesh)
         params, step = saved.params(experiment.task, rules=experiment.rules, mesh=mesh, step=step)
         logging.info("evaluating step %d of %s", step, saved.path)
         report = {"step": step, **self.report(params), "overrides": saved.changed}

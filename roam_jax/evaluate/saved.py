@@ -29,6 +29,7 @@ from roam_jax.evaluate.model_directory import (
     is_model_directory,
     read_model_directory,
 )
+from roam_jax.evaluate.placement import evaluation_mesh
 from roam_jax.tasks.build import build
 from roam_jax.tasks.clone_build import CloneExperiment, clone_experiment, saved_specs
 from roam_jax.tasks.datasets import saved_statistics
@@ -36,7 +37,6 @@ from roam_jax.tasks.experiment import Trainable
 from roam_jax.tasks.sketch import Sketch, sketch
 from roam_jax.train import sharding
 from roam_jax.train.load import load_params, place_params
-from roam_jax.train.sharding import make_mesh
 from roam_jax.train.workdir import (
     FINGERPRINTS,
     Workdir,
@@ -63,6 +63,11 @@ class Saved:
     provenance: Mapping[str, Any]
     changed: Mapping[str, str]
     directory: ModelDirectory | None
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the run keeps an average of what trains, and that is what `eval.ema` asks for."""
+        return self.config.optim.ema_decay > 0 and self.config.eval.ema
 
     @property
     def statistics(self) -> dict[str, RobotStatistics]:
@@ -160,7 +165,7 @@ class Saved:
     def params(
         self, task: Task, *, rules: sharding.Rules, mesh: Mesh, step: int | None = None
     ) -> tuple[Params, int]:
-        """All parameters of one step, and the step.
+        """All parameters of one step, and the step; of what trained the average (`averaged`).
 
         Args:
             task: of `experiment` or `model`.
@@ -173,7 +178,8 @@ class Saved:
         """
         placed = {"mesh": mesh, "rules": rules, "seed": self.config.seed}
         if self.directory is None:
-            return load_params(task, Workdir(self.path).checkpoints, step=step, **placed)
+            folder, average = Workdir(self.path).checkpoints, self.averaged
+            return load_params(task, folder, step=step, average=average, **placed)
         if step not in (None, self.directory.step):
             raise FileNotFoundError(
                 f"no step {step} in {self.path}: a model directory holds one, {self.directory.step}"
@@ -257,7 +263,7 @@ def open_saved(
     """
     saved = read_saved(path, overrides=overrides)
     experiment = saved.experiment()
-    mesh = make_mesh(**saved.config.mesh)
+    mesh = evaluation_mesh(saved.config.mesh)
     params, step = saved.params(experiment.task, rules=experiment.rules, mesh=mesh, step=step)
     return SavedRun(experiment, params, step, saved.provenance, saved.changed)
 

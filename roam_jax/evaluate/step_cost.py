@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import PartitionSpec
 
-from roam_jax.axes import MESH_AXES
+from roam_jax.axes import BATCH_AXES, MESH_AXES
 from roam_jax.contracts import Task
 from roam_jax.evaluate.flops import count_flops
 from roam_jax.evaluate.parameters import Stored, stored_parameters
@@ -26,6 +26,7 @@ from roam_jax.train import names, sharding
 from roam_jax.train.optim import make_optimizer
 from roam_jax.train.state import abstract_params, abstract_state, merge, partition
 from roam_jax.train.step import make_train_step
+from roam_jax.train.step_options import StepOptions
 
 # Pass -> the scopes of its products; the first expression found decides. JAX's own scope names.
 PASSES = {"recomputed": "rematted_computation", "backward": r"transpose\(", "forward": ""}
@@ -135,14 +136,15 @@ def device_bytes(
         "frozen", "trained" (float32), "gradients", "moments" (Adam's two) and "batch".
 
     Raises:
-        ValueError: rules do not fit, or the batch does not divide by the number of devices.
+        ValueError: rules do not fit, or the batch does not divide by the devices along
+            `BATCH_AXES`.
     """
     specs = sharding.match_rules(rules, names.unflatten(stored), axis_sizes=axis_sizes)
     held = {"frozen": 0, "trained": 0}
     for name, spec in names.flatten(specs).items():
         size = stored[name].size * stored[name].dtype.itemsize // _shards(spec, axis_sizes)
         held["trained" if names.matches(name, task.trainable) else "frozen"] += size
-    devices = math.prod(axis_sizes.values())
+    devices = math.prod(axis_sizes[axis] for axis in BATCH_AXES)
     rows = next(iter(task.batch_spec.values())).shape[0]
     if rows % devices:
         raise ValueError(
@@ -169,7 +171,7 @@ def compiled_bytes(
 
     Args:
         task: what is trained.
-        config: read are `seed`, `optim` and `train.steps`.
+        config: read are `seed`, `optim`, and of `train` steps, accumulate and spike_factor.
         rules: sharding rules.
         rounds: number of rounds.
 
@@ -178,14 +180,15 @@ def compiled_bytes(
     """
     mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     tx, schedule = make_optimizer(config.optim, steps=config.train.steps, no_decay=task.no_decay)
+    options = StepOptions.from_config(config)
     stored = stored_parameters(task)
     params = {
         name: leaf.update(dtype=stored[name].dtype)
         for name, leaf in names.flatten(abstract_params(task, mesh, rules=rules)).items()
     }
     trainable, frozen = partition(names.unflatten(params), task.trainable)
-    state = abstract_state(trainable, tx, mesh)
-    step = make_train_step(task, tx, schedule, seed=config.seed, like=state)
+    state = abstract_state(trainable, tx, mesh, options)
+    step = make_train_step(task, tx, schedule, seed=config.seed, like=state, options=options)
     batch = sharding.batch_shapes(task.batch_spec, mesh)
     compiled = step.lower(state, frozen, batch, rounds=rounds).compile()
     memory = compiled.memory_analysis()

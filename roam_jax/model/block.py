@@ -18,8 +18,11 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from roam_jax.attention import dense
+from roam_jax import logical
+from roam_jax.attention import dense, sharded
 from roam_jax.canvas.plan import AttentionPlan
+from roam_jax.canvas.shards import CellSplit
+from roam_jax.logical import BATCH, DEPTH, HEADS, HIDDEN, WIDTH, axes, constrain
 from roam_jax.model.edge_kinds import KindedAttention
 from roam_jax.model.geometry import Geometry
 from roam_jax.model.looped import LAYER_OUTPUT
@@ -28,6 +31,16 @@ from roam_jax.model.round_measures import Streams
 
 # The stream of a canvas model in a `LoopedBlock`.
 CELLS = "cells"
+# How the projections of the blocks are split, stacked over depth; attention is `attn`, or `attn1`
+# in a CogVideoX block. What is not named here is split by the rules of a task.
+BLOCK_RULES = (
+    (r"^blocks/attn1?/to_[qkv]/kernel$", axes(DEPTH, WIDTH, HEADS)),
+    (r"^blocks/attn1?/to_[qkv]/bias$", axes(DEPTH, HEADS)),
+    (r"^blocks/attn1?/to_out/kernel$", axes(DEPTH, HEADS, WIDTH)),
+    (r"^blocks/ff/up/kernel$", axes(DEPTH, WIDTH, HIDDEN)),
+    (r"^blocks/ff/up/bias$", axes(DEPTH, HIDDEN)),
+    (r"^blocks/ff/down/kernel$", axes(DEPTH, HIDDEN, WIDTH)),
+)
 LAYER_NORM_EPSILON = 1e-5
 
 
@@ -73,7 +86,8 @@ class FlatDense(nn.Module):
     """`nn.Dense` on all cells of a batch as one matrix, with the same parameters.
 
     The gradient of its weights is then a plain matrix product, before which XLA's CPU backend else
-    copies and transposes one side: a third of its time at width 512.
+    copies and transposes one side: a third of its time at width 512. Where rows and cells are split
+    over devices, no one axis could hold both, so that they stay two.
 
     Args:
         features: that come out.
@@ -88,6 +102,8 @@ class FlatDense(nn.Module):
         """Each cell on its own."""
         dense = nn.Dense(self.features, dtype=self.dtype)
         nn.share_scope(self, dense)
+        if logical.shards(cells, logical.CELLS) > 1:
+            return dense(cells)
         flat = dense(einops.rearrange(cells, "B N D -> (B N) D"))
         return einops.rearrange(flat, "(B N) D -> B N D", B=cells.shape[0])
 
@@ -120,7 +136,9 @@ class CanvasAttention(nn.Module):
             return einops.rearrange(heads, "B N (K D) -> B N K D", K=self.heads)
 
         here = there = self.coordinates
-        queries, plan = cells, self.plan
+        queries, plan, split = cells, self.plan, cell_split(cells, self.plan)
+        if split is not None and self.coordinates is not None:
+            here = there = split.spread(self.coordinates)
         if keep is not None:
             queries, plan = cells[:, keep.places], keep.plan
             if self.coordinates is not None:
@@ -138,15 +156,27 @@ class CanvasAttention(nn.Module):
         if inverse_temperature is not None:
             read = read * inverse_temperature.astype(read.dtype)
         if plan.is_free and dense.free_in_one_go(read, by):
-            return self._out(dense.attention(read, by, value))
+            return self._out(sharded.attention(read, by, value, split=split))
         attend = KindedAttention(name="edges")
-        attended = attend(read, by, value, plan, plain=(query, key))
+        attended = attend(read, by, value, plan, plain=(query, key), split=split)
         return self._out(attended)
 
     def _out(self, attended: Float[Array, "B N K D"]) -> Float[Array, "B N _"]:
         """Heads joined and projected."""
         joined = einops.rearrange(attended, "B N K D -> B N (K D)")
-        return FlatDense(joined.shape[-1], dtype=self.dtype, name="to_out")(joined)
+        out = FlatDense(joined.shape[-1], dtype=self.dtype, name="to_out")(joined)
+        return constrain(out, BATCH, logical.CELLS, None)
+
+
+def cell_split(cells: Float[Array, "B N D"], plan: AttentionPlan) -> CellSplit | None:
+    """How the mesh splits the cells of a canvas, whose last ones may be empty; None = not at all.
+
+    Args:
+        cells: under the mesh, if any.
+        plan: of the canvas.
+    """
+    shards = logical.shards(cells, logical.CELLS)
+    return None if shards == 1 else CellSplit((plan.query_cells,), shards)
 
 
 class FeedForward(nn.Module):
@@ -159,8 +189,10 @@ class FeedForward(nn.Module):
         """Each cell on its own."""
         width = cells.shape[-1]
         hidden = FlatDense(4 * width, dtype=self.dtype, name="up")(cells)
-        down = FlatDense(width, dtype=self.dtype, name="down")
-        return checkpoint_name(down(jax.nn.gelu(hidden)), LAYER_OUTPUT)
+        hidden = constrain(hidden, BATCH, logical.CELLS, HIDDEN)
+        narrowed = FlatDense(width, dtype=self.dtype, name="down")(jax.nn.gelu(hidden))
+        narrowed = constrain(narrowed, BATCH, logical.CELLS, None)
+        return checkpoint_name(narrowed, LAYER_OUTPUT)
 
 
 class CanvasBlock(nn.Module):
@@ -218,6 +250,11 @@ class CanvasBlock(nn.Module):
         attend = CanvasAttention(
             self.heads, self.plan, self.geometry, self.coordinates, self.dtype, name="attn"
         )
+        if logical.shards(cells, logical.CELLS) > 1 and (keep is not None or rows is not None):
+            raise ValueError(
+                "some cells alone of a block whose cells are split over devices: expected all "
+                "cells, or mesh.sequence = 1"
+            )
         if rows is not None and (keep is not None or not self.can_call_rows):
             raise ValueError(
                 "rows of a block with a slice, a geometry, or a plan that is neither dense nor "
@@ -237,7 +274,7 @@ def call_block(
     block: CanvasBlock, streams: Streams, this: Round, *, keep: Kept | None = None
 ) -> Streams:
     """`LoopedBlock.call` of a canvas block."""
-    cells = streams[CELLS].astype(block.dtype)
+    cells = constrain(streams[CELLS].astype(block.dtype), BATCH, logical.CELLS, None)
     return {CELLS: block(cells, this.inverse_temperature, keep=keep).astype(jnp.float32)}
 
 

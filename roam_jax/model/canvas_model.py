@@ -12,16 +12,20 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from roam_jax import logical
 from roam_jax.attention.geometry import canvas_coordinates
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.canvas.plan import compile_plan
+from roam_jax.canvas.shards import CellSplit
 from roam_jax.canvas.topology import CanvasTopology
 from roam_jax.model.block import LAYER_NORM_EPSILON, CanvasBlock
 from roam_jax.model.cells import CanvasCells, CellRegion, check_groups, group_corners
 from roam_jax.model.decoders import CanvasDecoders, owner_parts
 from roam_jax.model.loop_options import LoopOptions
+from roam_jax.model.one_round import STATES
 from roam_jax.model.sizes import check_sizes
 from roam_jax.model.stack import CanvasLoop
 
@@ -146,7 +150,19 @@ class CanvasModel(nn.Module):
         Returns:
             The cells, and measure -> region or group -> (depth or 1, rounds).
         """
-        return self.rounds(cells, rounds=rounds, **options)
+        count, shards = cells.shape[1], logical.shards(cells, logical.CELLS)
+        if shards == 1:
+            return self.rounds(cells, rounds=rounds, **options)
+        # Encoders and decoders are small, and have some cells each: all of them on every device.
+        cells = logical.constrain(cells, logical.BATCH, None, None)
+        # Devices hold as many cells each; those added at the end are read by none.
+        more = CellSplit((count,), shards).padded[0] - count
+        cells = jnp.pad(cells, ((0, 0), (0, more), (0, 0)))
+        cells, info = self.rounds(cells, rounds=rounds, **options)
+        if STATES in info:
+            info[STATES] = info[STATES][:, :, :count]
+        cells = logical.constrain(cells, logical.BATCH, None, None)
+        return cells[:, :count], info
 
     def finish(self, cells: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         """Cells after any round, normed as decoders read them."""

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from roam_jax.canvas.layout import CanvasLayout
 from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.logical import BATCH, constrain
 from roam_jax.model.embed import TIMESTEP_WIDTH, cell_positions, sinusoids
 from roam_jax.spelling import check_choice
 
@@ -183,7 +184,9 @@ class RegionCells(nn.Module):
         if self.region.kind == "tokens":
             start = nn.initializers.normal(1.0)
             table = nn.Embed(self.region.features, self.width, embedding_init=start, name="encoder")
-            return table(values)
+            # Split by rows alone, and so is its gradient: XLA adds it up wrongly where a few cells
+            # are split over devices that do not divide them.
+            return constrain(table(values), BATCH, None, None)
         if self.region.kind == "scalars":
             values = scalar_features(values)
         return nn.Dense(self.width, name="encoder")(values)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from roam_jax.attention.kinds import DOT_PRODUCT_KINDS, LATENTS, run_edge
-from roam_jax.attention.planned import planned_attention
+from roam_jax.attention.sharded import attention
 from roam_jax.canvas.plan import AttentionPlan, EdgePlan
+from roam_jax.canvas.shards import CellSplit
 
 # Cosine attention starts as sharp as canvas-engineering's.
 TEMPERATURE = 10.0
@@ -22,7 +23,7 @@ TEMPERATURE = 10.0
 class KindedAttention(nn.Module):
     """Planned attention, with the edges of other kinds beside it.
 
-    Without such edges it is `planned_attention` and has no parameters. With them it owns
+    Without such edges it is planned attention and has no parameters. With them it owns
     `temperature_I` (), `gate_I` () and `latents_I` (heads, 8, D) of the edges of kind
     `cosine_attention`, `gated` and `perceiver`; I is the edge's index in the topology, so that
     plans for parts of a layout find the same ones.
@@ -37,6 +38,7 @@ class KindedAttention(nn.Module):
         plan: AttentionPlan,
         *,
         plain: tuple[Float[Array, "B N K D"], Float[Array, "B M K D"]] | None = None,
+        split: CellSplit | None = None,
     ) -> Float[Array, "B N K D"]:
         """What every query reads, in the dtype of `value`; 0 where no edge gives it a key.
 
@@ -46,8 +48,9 @@ class KindedAttention(nn.Module):
             plan: for these sequences.
             plain: queries and keys of the kinds that are not in `kinds.DOT_PRODUCT_KINDS`; None =
                 the same.
+            split: of the cells over devices; None = each has all.
         """
-        out = planned_attention(query, key, value, plan)
+        out = attention(query, key, value, plan, split=split)
         if not plan.edges:
             return out
         plain = (query, key) if plain is None else plain

@@ -17,11 +17,13 @@ GATES = ("identity", "sigmoid", "off")
 GATE_SCOPES = ("round", "token")
 REINJECTIONS = ("none", "scalar", "channel")
 HALTINGS = ("none", "learned")
+# What the backward pass finds kept, from the most memory to the least; the rest is computed again.
+REMATS = ("all", "dots", "layers", "blocks")
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """How often and how a model runs its blocks; fields are the leaves of the section `loop`.
+    """How often and how a model runs its blocks; fields but `remat` are leaves of `loop`.
 
     Args:
         rounds: trained number of rounds R.
@@ -37,6 +39,9 @@ class LoopOptions:
         sharpening: how the inverse temperature of attention rises from round to round, one of
             `sharpening.SHARPENINGS`.
         final_inverse_temperature: of the last round.
+        remat: what the backward pass finds kept, `train.remat`: all; dots, matrix products with
+            weights; layers, what each layer adds, or all where that is little; blocks, what enters
+            a block.
 
     Raises:
         ValueError: a value is out of range, or two do not go together; names the leaves.
@@ -52,6 +57,7 @@ class LoopOptions:
     self_distillation: bool = False
     sharpening: str = "none"
     final_inverse_temperature: float = 1.0
+    remat: str = "layers"
 
     def __post_init__(self):
         if self.rounds < 1:
@@ -60,6 +66,7 @@ class LoopOptions:
         check_gate(self.gate, self.gate_scope)
         check_rounds_options(self.reinject, self.halting, self.backprop_rounds, rounds=self.rounds)
         self._check_one_round()
+        check_choice("train.remat", self.remat, REMATS)
         if self.halts and self.self_distillation:
             raise ValueError(
                 "loop.self_distillation = True with loop.halting = 'learned': a cell that stops by "
@@ -87,16 +94,17 @@ class LoopOptions:
                 )
 
     @classmethod
-    def from_section(cls, section: Any) -> LoopOptions:
+    def from_section(cls, section: Any, *, remat: str = "layers") -> LoopOptions:
         """The options of a config's section `loop`; what else it holds is not read.
 
         Args:
             section: gives each leaf under its name, as a `ConfigDict` or a dict.
+            remat: `train.remat`.
 
         Raises:
             ValueError: as the options.
         """
-        return cls(**loop_values(section))
+        return cls(**loop_values(section), remat=remat)
 
     @property
     def halts(self) -> bool:
@@ -116,7 +124,8 @@ class LoopOptions:
 
 def loop_values(section: Any) -> dict[str, Any]:
     """The leaves of a config's section `loop` that `LoopOptions` has, by name."""
-    return {field.name: section[field.name] for field in dataclasses.fields(LoopOptions)}
+    names = (field.name for field in dataclasses.fields(LoopOptions))
+    return {name: section[name] for name in names if name != "remat"}
 
 
 def check_gate(gate: str, gate_scope: str) -> None:

@@ -29,7 +29,7 @@ from roam_jax.model.loop_options import check_gate, check_rounds_options, check_
 from roam_jax.model.loop_rows import LoopRows
 from roam_jax.model.one_round import Carry, OneRound, Round, frozen, identity_backwards
 from roam_jax.model.round_measures import Parts, Streams
-from roam_jax.model.unrolling import LoopForm, loop_form
+from roam_jax.model.unrolling import LoopForm, loop_form, saves
 
 # What may stand in for rounds without parameters: the last row.
 EXTRAPOLATIONS = ("last",)
@@ -69,6 +69,8 @@ class LoopedBlock(nn.Module):
             under a threshold; None = all cells are computed.
         unroll: whether rounds are written out, not scanned; None = by `unrolling.loop_form`.
         remat: whether a round computes again what it has not saved; None = likewise.
+        kept: for the backward pass, one of `loop_options.REMATS`; with layers `remat` and `saved`
+            say it.
     """
 
     make_block: Callable[[], nn.Module]
@@ -88,6 +90,7 @@ class LoopedBlock(nn.Module):
     call_rows: Callable[..., Streams] | None = None
     unroll: bool | None = False
     remat: bool | None = True
+    kept: str = "layers"
 
     def setup(self):
         """Declares the block's parameters at this level, and the loop rows."""
@@ -162,11 +165,14 @@ class LoopedBlock(nn.Module):
             first = 0
         one_round = self._one_round(streams, args, exit, collect, threshold)
         steps, carry, found = self._steps(rounds), one_round.start(), []
-        form = loop_form(streams, rounds, unroll=self.unroll, remat=self.remat)
+        asked = {"unroll": self.unroll, "remat": self.remat}
+        form = loop_form(streams, rounds, **asked, kept=self.kept)
         for begin, end, keep in _spans(rounds, first, tail):
             here = jax.tree.map(lambda x, rounds=slice(begin, end): x[rounds], steps)
             one_round = dataclasses.replace(one_round, keep=keep)
-            here_form = form if keep is None else LoopForm(unroll=True, remat=True, nested=False)
+            # Rounds of a tail differ in their cells, so they are written out.
+            again = self.kept != "all"
+            here_form = form if keep is None else LoopForm(unroll=True, remat=again, nested=False)
             span = functools.partial(self._span, form=here_form)
             if end <= first:
                 span = self._without_gradients(span)
@@ -254,7 +260,7 @@ class LoopedBlock(nn.Module):
             return one_round(block, carry, step)
 
         if form.remat:
-            policy = jax.checkpoint_policies.save_only_these_names(*self.saved)
+            policy = saves(self.kept, self.saved)
             # In a scan nothing can be merged with what is computed again.
             body = nn.remat(body, prevent_cse=form.unroll, policy=policy)
         length = len(steps[1].index)

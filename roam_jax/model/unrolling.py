@@ -18,7 +18,8 @@ x 4 rounds, one core, in terms of torch's looped by canvas-engineering:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array
@@ -38,7 +39,7 @@ class LoopForm(NamedTuple):
 
     Args:
         unroll: rounds (and blocks) are written out, not scanned.
-        remat: a round computes again what it has not saved.
+        remat: a round computes again what it has not saved, see `saves`.
         nested: for one more forward pass, all rounds of a looped block, or all blocks of a round
             of a looped stack, are computed again as well, and nothing is saved within: one state
             a block, or one a round, is kept. With `remat` alone.
@@ -56,6 +57,7 @@ def loop_form(
     unroll: bool | None = None,
     remat: bool | None = None,
     nested: bool | None = None,
+    kept: str = "layers",
 ) -> LoopForm:
     """The form of a loop of this size.
 
@@ -63,7 +65,11 @@ def loop_form(
         streams: of the loop, (B, N, D) each.
         applications: of a block, over all rounds.
         unroll, remat, nested: what is asked for, see `LoopForm`; None = by size.
+        kept: for the backward pass, one of `loop_options.REMATS`; layers leaves `remat` and
+            `nested` as they are, the others decide both.
     """
+    if kept != "layers":
+        remat, nested = kept != "all", kept == "blocks"
     once = FLOAT_BYTES * sum(x.size for x in streams.values()) * applications
     wide = max(x.shape[-1] for x in streams.values()) >= WIDE
     keeps = wide and KEPT * once <= BUDGET
@@ -73,3 +79,19 @@ def loop_form(
         remat=remat,
         nested=remat and (SAVED * once > BUDGET if nested is None else nested),
     )
+
+
+def saves(kept: str, names: Collection[str]) -> Callable[..., Any]:
+    """What `jax.checkpoint` keeps where something is computed again.
+
+    Args:
+        kept: one of `loop_options.REMATS` but all, which computes nothing again.
+        names: given by `checkpoint_name` to what layers add.
+    """
+    policies = jax.checkpoint_policies
+    if kept == "blocks":
+        return policies.nothing_saveable
+    layers = policies.save_only_these_names(*names)
+    if kept == "dots":
+        return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, layers)
+    return layers

@@ -14,6 +14,7 @@ in this order (`dm_pix`, whose functions are those of TensorFlow's image operati
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ import ml_collections
 from jaxtyping import Array, Float, UInt8
 
 from roam_jax.contracts import Batch
+from roam_jax.microbatch import Part, draw_rows, part_of
 
 # Setting -> whether a value is in range, and what is expected.
 _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -101,31 +103,35 @@ class Augmentation:
                 f"{_settings(self.changed)}: the batch brings latents, which cannot be augmented; "
                 "expected frames (data.encode_once = 0), or no data.augment"
             )
-        first = jax.random.fold_in(rng, 0)
-        changed = {"frames": self.window(batch["frames"], first)}
+        first, part = jax.random.fold_in(rng, 0), part_of(batch)
+        changed = {"frames": self.window(batch["frames"], first, part=part)}
         if "camera_frames" in batch:
             views = jnp.moveaxis(jnp.asarray(batch["camera_frames"]), 1, 0)
             keys = [jax.random.fold_in(rng, 1 + number) for number in range(len(views))]
-            views = [self.window(view, key) for view, key in zip(views, keys, strict=True)]
+            views = [
+                self.window(view, key, part=part) for view, key in zip(views, keys, strict=True)
+            ]
             changed["camera_frames"] = jnp.stack(views, axis=1)
         if "goal_frame" in batch:
-            changed["goal_frame"] = self.window(batch["goal_frame"], first)
+            changed["goal_frame"] = self.window(batch["goal_frame"], first, part=part)
         return {**batch, **changed}
 
     def window(
-        self, frames: UInt8[Array, "B T H W 3"], rng: jax.Array
+        self, frames: UInt8[Array, "B T H W 3"], rng: jax.Array, *, part: Part | None = None
     ) -> UInt8[Array, "B T H W 3"]:
-        """Frames of one camera, each window by its own draws."""
+        """Frames of one camera, each window by its own draws; of a larger batch where a part."""
         count, _, height, width, _ = frames.shape
         crop_rng, *rngs = jax.random.split(rng, 5)
         images = jnp.asarray(frames, jnp.float32) / 255
         if self.crop_area < 1 or self.crop_aspect > 1:
-            boxes = self.crop_boxes(crop_rng, count, size=(height, width))
+            size = (height, width)
+            boxes = draw_rows(part, count, lambda n: self.crop_boxes(crop_rng, n, size=size))
             images = jnp.clip(jax.vmap(resized_crop)(images, boxes), 0, 1)
         for (name, adjust, centre), colour_rng in zip(_COLOURS, rngs, strict=True):
             if amount := getattr(self, name):
                 low, high = centre - amount, centre + amount
-                drawn = jax.random.uniform(colour_rng, (count,), minval=low, maxval=high)
+                draw = functools.partial(jax.random.uniform, colour_rng, minval=low, maxval=high)
+                drawn = draw_rows(part, count, lambda n, draw=draw: draw((n,)))
                 images = jnp.clip(jax.vmap(adjust)(images, drawn), 0, 1)
         return jnp.round(images * 255).astype(jnp.uint8)
 

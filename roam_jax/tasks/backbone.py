@@ -25,9 +25,13 @@ from roam_jax.cogvideox.load import fingerprint, load_transformer, load_vae
 from roam_jax.cogvideox.vae import VAE
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import Batch, Params, TimeSpec, cache_dir
+from roam_jax.microbatch import draw_rows, part_of
+from roam_jax.spelling import check_choice
 from roam_jax.tasks.row_map import map_rows
 
 TINY = "tiny"
+# What `train.dtype` may be.
+DTYPES = ("auto", "float32", "bfloat16")
 # Fields of a batch that hold latents -> the field with the frames that they are made of.
 LATENT_FIELDS = {
     "observed_latents": "frames",
@@ -51,9 +55,10 @@ class Backbone:
         transformer_config, vae_config: sizes.
         image_size: (height, width) of the frames in pixels.
         transformer_path, vae_path: converted folders; None = no pretrained weights.
+        dtype: that both networks compute in, one of `DTYPES`, `train.dtype`.
 
     Raises:
-        ValueError: tokens do not divide the frames.
+        ValueError: tokens do not divide the frames, or no such dtype.
     """
 
     transformer_config: TransformerConfig
@@ -61,8 +66,10 @@ class Backbone:
     image_size: tuple[int, ...]
     transformer_path: pathlib.Path | None = None
     vae_path: pathlib.Path | None = None
+    dtype: str = "auto"
 
     def __post_init__(self):
+        check_choice("train.dtype", self.dtype, DTYPES)
         factor, patch = (
             self.vae_config.spatial_compression_ratio,
             self.transformer_config.patch_size,
@@ -76,13 +83,15 @@ class Backbone:
 
     @property
     def compute_dtype(self) -> jnp.dtype:
-        """bfloat16 on accelerators; float32 on CPUs, where bfloat16 is slower."""
+        """As asked for; auto is bfloat16 on accelerators, float32 on CPUs, where that is faster."""
+        if self.dtype != "auto":
+            return jnp.dtype(self.dtype)
         return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
     @property
     def frozen_dtype(self) -> jnp.dtype | None:
-        """bfloat16 on accelerators; on CPUs the file's own (None), promoted where it is used."""
-        return None if jax.default_backend() == "cpu" else jnp.dtype(jnp.bfloat16)
+        """bfloat16 where that is computed in; else the file's own (None), promoted where used."""
+        return self.compute_dtype if self.compute_dtype == jnp.bfloat16 else None
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -209,8 +218,12 @@ class Backbone:
             found = {name: jnp.asarray(batch[name]) for name in read}
         for number, name in enumerate(drawn):
             key, mean = jax.random.fold_in(batch[POSTERIOR_KEY], number), found[name]
-            spread = jnp.exp(0.5 * found[name + LOGVAR])
-            found[name] = mean + spread * jax.random.normal(key, mean.shape)
+            noise = draw_rows(
+                part_of(batch),
+                len(mean),
+                lambda n, key=key, mean=mean: jax.random.normal(key, (n, *mean.shape[1:])),
+            )
+            found[name] = mean + jnp.exp(0.5 * found[name + LOGVAR]) * noise
         return {name: found[name] for name in fields}
 
     def fingerprints(self) -> dict[str, str]:
@@ -224,29 +237,35 @@ def to_video(frames: UInt8[Array, "B T H W 3"]) -> Float[Array, "B 3 T H W"]:
     return jnp.moveaxis(frames.astype(jnp.float32) / 127.5 - 1, -1, 1)
 
 
-def open_backbone(path: str, *, image_size: tuple[int, ...]) -> Backbone:
+def open_backbone(path: str, *, image_size: tuple[int, ...], dtype: str = "auto") -> Backbone:
     """The pretrained transformer and VAE that `backbone.path` names.
 
     An empty path gives the sizes of the published CogVideoX-2B without weights: enough to describe
-    a run, not to start one. `image_size` is (height, width).
+    a run, not to start one. `image_size` is (height, width); `dtype` as for `Backbone`.
 
     Raises:
         FileNotFoundError, ValueError: not a converted folder, or a size that does not fit.
     """
     if not path:
-        return Backbone(TransformerConfig(), VAEConfig(), image_size)
+        return Backbone(TransformerConfig(), VAEConfig(), image_size, dtype=dtype)
     folder = weights_folder(path)
     transformer, vae = load_transformer(folder)[0], load_vae(folder)[0]
-    return Backbone(transformer.config, vae.config, image_size, folder, folder)
+    return Backbone(transformer.config, vae.config, image_size, folder, folder, dtype)
 
 
-def open_vae(path: str, *, transformer: TransformerConfig, image_size: tuple[int, ...]) -> Backbone:
+def open_vae(
+    path: str,
+    *,
+    transformer: TransformerConfig,
+    image_size: tuple[int, ...],
+    dtype: str = "auto",
+) -> Backbone:
     """The same VAE beside a transformer from scratch."""
     if not path:
-        return Backbone(transformer, VAEConfig(), image_size)
+        return Backbone(transformer, VAEConfig(), image_size, dtype=dtype)
     folder = weights_folder(path)
     vae = load_vae(folder)[0]
-    return Backbone(transformer, vae.config, image_size, None, folder)
+    return Backbone(transformer, vae.config, image_size, None, folder, dtype)
 
 
 def weights_folder(path: str) -> pathlib.Path:
@@ -285,4 +304,31 @@ def refuse_views(config: ml_collections.ConfigDict) -> None:
     if data.goal != "none":
         raise ValueError(
             f"data.goal = {data.goal!r}: train.task = {task} has no place for it; expected 'none'"
+        )
+
+
+def refuse_remat(config: ml_collections.ConfigDict) -> None:
+    """For tasks whose networks keep all that they compute.
+
+    Raises:
+        ValueError: the config asks for something else.
+    """
+    if config.train.remat != "layers":
+        raise ValueError(
+            f"train.remat = {config.train.remat!r}: train.task = {config.train.task} keeps all for "
+            "the backward pass, with no other choice; expected 'layers', the default"
+        )
+
+
+def refuse_dtype(config: ml_collections.ConfigDict) -> None:
+    """For tasks that compute in float32 everywhere.
+
+    Raises:
+        ValueError: the config asks for something else, or for no dtype at all.
+    """
+    check_choice("train.dtype", config.train.dtype, DTYPES)
+    if config.train.dtype == "bfloat16":
+        raise ValueError(
+            f"train.dtype = 'bfloat16': train.task = {config.train.task} computes in float32; "
+            "expected 'auto' or 'float32'"
         )

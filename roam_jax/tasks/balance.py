@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from roam_jax.contracts import Params
 from roam_jax.spelling import check_choice
@@ -117,7 +117,12 @@ class Balance:
         return jax.lax.stop_gradient(cells) if region in self.decoder_only else cells
 
     def __call__(
-        self, params: Params, losses: Losses, norms: Losses | None = None
+        self,
+        params: Params,
+        losses: Losses,
+        norms: Losses | None = None,
+        *,
+        counted: Mapping[str, Bool[Array, ""]] | None = None,
     ) -> tuple[Float[Array, ""], Metrics]:
         """The loss that trains, and "weight/REGION" of every region.
 
@@ -125,6 +130,8 @@ class Balance:
             params: as `init` gives them.
             losses: region -> its loss; one of exactly 0 (no cell of it was noised) takes no part.
             norms: region -> |dloss/dcells|, from `gradient_norms`; of GradNorm alone.
+            counted: region -> whether it takes part, where one batch alone does not say; None =
+                where its loss is not 0.
 
         Raises:
             ValueError: losses of other regions, or no norms where they are needed.
@@ -139,7 +146,10 @@ class Balance:
         fixed = jnp.array([self.weights.get(name, 1.0) for name in self.names], jnp.float32)
         factors, extra = jnp.ones_like(loss), 0.0
         if self.kind == UNCERTAINTY:
-            factors, terms = _uncertainty(params["log_variance"], loss)
+            counts = loss > 0
+            if counted is not None:
+                counts = jnp.stack([counted[name] for name in self.names])
+            factors, terms = _uncertainty(params["log_variance"], counts)
             extra = jnp.sum(fixed * terms)
         elif self.kind == GRADNORM:
             norm = jnp.stack([norms[name] for name in self.names])
@@ -228,14 +238,13 @@ def pair_matrix(
     return matrix
 
 
-def _uncertainty(log_variance: Array, loss: Array) -> tuple[Array, Array]:
+def _uncertainty(log_variance: Array, counts: Array) -> tuple[Array, Array]:
     """exp(-s) L + s, twice Kendall's term of a regression, so that weights start as 1.
 
     It is least at exp(s) = L. His term of a classification, exp(-s) L + s / 2, is least where the
     weight is half of that too, so one form serves both.
     """
     log_variance = _quick(log_variance)
-    counts = loss > 0
     return jnp.exp(-log_variance), jnp.where(counts, log_variance, 0.0)
 
 

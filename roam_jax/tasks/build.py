@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from absl import logging
@@ -22,7 +21,7 @@ from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.contracts import ArraySpec, Batch, Task, TimeSpec
 from roam_jax.data.latent_cache import CachedLatents
 from roam_jax.data.latents import LatentSource, encode_windows
-from roam_jax.data.loader import Loader, Process, check_seed, make_loader
+from roam_jax.data.loader import Loader, check_seed, make_loader
 from roam_jax.data.members import Member
 from roam_jax.data.statistics import RobotStatistics
 from roam_jax.data.windows import WindowSource
@@ -49,6 +48,7 @@ from roam_jax.tasks.latents import (
     sampling,
 )
 from roam_jax.tasks.scene_build import scene_experiment
+from roam_jax.tasks.shares import process_share
 from roam_jax.train import sharding
 from roam_jax.train.curriculum import Curriculum
 
@@ -137,7 +137,7 @@ class Experiment:
             batch_size=self.config.train.batch_size,
             seed=self.config.seed,
             workers=workers,
-            process=Process(jax.process_index(), jax.process_count()),
+            process=process_share(self.config),
         )
 
     def encoded(self, source: WindowSource) -> LatentSource:
@@ -285,7 +285,9 @@ def _batch_spec(source: WindowSource, batch_size: int) -> dict[str, ArraySpec]:
 
 def _graft(config, time: TimeSpec, spec: dict[str, ArraySpec]):
     backbone = backbones.open_backbone(
-        config.backbone.path, image_size=tuple(config.data.image_size)
+        config.backbone.path,
+        image_size=tuple(config.data.image_size),
+        dtype=config.train.dtype,
     )
     model = graft_task.graft_model(config, backbone=backbone, time=time, batch_spec=spec)
     task = graft_task.graft_task(model, freeze=config.freeze, batch_spec=spec)
@@ -295,7 +297,10 @@ def _graft(config, time: TimeSpec, spec: dict[str, ArraySpec]):
 def _video(config, time: TimeSpec, spec: dict[str, ArraySpec]):
     sizes: TransformerConfig = video.scratch_config(config, text=spec["text"].shape[1:])
     backbone = backbones.open_vae(
-        config.backbone.path, transformer=sizes, image_size=tuple(config.data.image_size)
+        config.backbone.path,
+        transformer=sizes,
+        image_size=tuple(config.data.image_size),
+        dtype=config.train.dtype,
     )
     model = video.video_model(config, backbone=backbone, time=time)
     return model, video.video_task(model, batch_spec=spec), video.SHARDING_RULES

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from roam_jax.contracts import Batch, Params
 from roam_jax.data.scene import Scene, Stream
+from roam_jax.microbatch import part_of
 from roam_jax.tasks.cell_model import CellModel, Noised
 from roam_jax.tasks.cell_values import to_cells
 
@@ -48,4 +49,4 @@ class SceneModel(CellModel):
     def loss(self, params: Params, batch: Batch, rng: jax.Array, rounds: int):
         """The balanced sum of the region losses; see `contracts.Task` and `cell_loss`."""
         cells, step = self.examples(batch), batch.get("step")
-        return self.cell_loss(params, cells, rng, rounds=rounds, step=step)
+        return self.cell_loss(params, cells, rng, rounds=rounds, step=step, part=part_of(batch))

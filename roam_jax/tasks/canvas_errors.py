@@ -58,7 +58,20 @@ def distance(
 
 
 def mean_over(
-    errors: Float[Array, " B"], counts: Bool[Array, " B"] | Num[Array, " B"]
+    errors: Float[Array, " B"],
+    counts: Bool[Array, " B"] | Num[Array, " B"],
+    *,
+    total: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """Mean over the rows that count, weighted where these are numbers; 0 where none does."""
-    return jnp.where(counts > 0, errors * counts, 0).sum() / jnp.maximum(counts.sum(), 1)
+    """Mean over the rows that count, weighted where these are numbers; 0 where none does.
+
+    Args:
+        errors: by row.
+        counts: whether a row counts, or how much.
+        total: of one of several parts of a batch, what counts come to in the whole batch divided by
+            the number of parts, so that the mean over parts is that of the batch.
+    """
+    counted = jnp.where(counts > 0, errors * counts, 0).sum()
+    if total is None:
+        return counted / jnp.maximum(counts.sum(), 1)
+    return counted / jnp.where(total > 0, total, 1)

@@ -19,17 +19,19 @@ from roam_jax.data.scene import THOUGHT, Scene, Stream
 from roam_jax.data.scene_batches import scene_batch_spec, validation_batch
 from roam_jax.data.scenes import open_scene
 from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.logical import shard_largest
+from roam_jax.model.block import BLOCK_RULES
 from roam_jax.model.canvas_model import CanvasModel
 from roam_jax.model.cells import DECODERS, QUERIES, CellRegion
 from roam_jax.model.geometry import GEOMETRIES
 from roam_jax.model.loop_options import LoopOptions, check_ponder
 from roam_jax.model.sizes import check_sizes
 from roam_jax.spelling import check_choice
+from roam_jax.tasks.backbone import refuse_dtype
 from roam_jax.tasks.balance import GRADNORM, SECTION, Balance
 from roam_jax.tasks.canvas import SceneModel
 from roam_jax.tasks.cell_values import cell_count, cell_features
 from roam_jax.tasks.experiment import refuse_clone_leaves, refuse_leaves
-from roam_jax.train.sharding import shard_largest
 
 # Stacked over depth, gates, biases and norms are matrices, so they are named.
 NO_DECAY = (
@@ -38,6 +40,7 @@ NO_DECAY = (
 )
 SHARDING_RULES = (
     (r"^blocks/(loop|attn/edges|attn/geometry)/", PartitionSpec()),
+    *BLOCK_RULES,
     (r"/(kernel|embedding|query)$", shard_largest),
     (r".*", PartitionSpec()),
 )
@@ -87,7 +90,8 @@ def scene_model(config: ml_collections.ConfigDict) -> SceneModel:
     check_sizes(width=sizes.width, depth=sizes.depth, heads=sizes.heads)
     check_choice("canvas.geometry", config.canvas.geometry, GEOMETRIES)
     check_ponder(loss.ponder)
-    options = LoopOptions.from_section(config.loop)
+    refuse_dtype(config)
+    options = LoopOptions.from_section(config.loop, remat=config.train.remat)
     scene = open_scene(
         config.data.scene,
         objects=config.data.objects,
@@ -114,6 +118,12 @@ def scene_model(config: ml_collections.ConfigDict) -> SceneModel:
         heads=sizes.heads,
         geometry=config.canvas.geometry,
     )
+    if loss.balance == GRADNORM and config.train.accumulate > 1:
+        raise ValueError(
+            f"loss.balance = 'gradnorm' with train.accumulate = {config.train.accumulate}: a "
+            "gradient's norm is not the mean of those of parts; expected train.accumulate = 1, or "
+            "loss.balance = 'fixed' or 'uncertainty'"
+        )
     balance = Balance(
         kind="fixed",
         names=tuple(region.name for region in regions if region.objective),

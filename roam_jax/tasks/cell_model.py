@@ -12,45 +12,24 @@ import functools
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 
 from roam_jax.contracts import Params
 from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.microbatch import Part, draw_rows
 from roam_jax.model.canvas_model import CanvasModel
 from roam_jax.model.cells import CLEAN, QUERIES, CellRegion
 from roam_jax.model.decoders import owner_parts
 from roam_jax.model.loop_options import LoopOptions
 from roam_jax.tasks.balance import SECTION, Balance, gradient_norms
-from roam_jax.tasks.canvas_errors import distance, mean_over, row_errors
+from roam_jax.tasks.canvas_errors import distance, row_errors
 from roam_jax.tasks.distillation import blend, mix, student_exit
-
-
-class Noised(NamedTuple):
-    """What a model is given of a batch, and what it is to predict.
-
-    Args:
-        data: region -> values of its cells: inputs clean, diffused regions noised.
-        timesteps: diffused region -> (B,) noise levels, `cells.CLEAN` where it is an input.
-        targets: predicted region -> velocity or values (B, N, A), or tokens (B, N).
-        counts: predicted region -> (B,) whether the row's error counts, or how much.
-        masks: predicted region -> (B, N, A) which of its numbers are to be predicted; of a region
-            that is not here, all are; None = of every region.
-    """
-
-    data: dict[str, Array]
-    timesteps: dict[str, Int[Array, " B"]]
-    targets: dict[str, Array]
-    counts: dict[str, Num[Array, " B"] | Bool[Array, " B"]]
-    masks: Mapping[str, Bool[Array, "B N A"]] | None = None
-
-    def mask(self, name: str) -> Bool[Array, "B N A"] | None:
-        """Of a predicted region; None where all of its numbers are to be predicted."""
-        return (self.masks or {}).get(name)
+from roam_jax.tasks.noised import Noised
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -153,25 +132,43 @@ class CellModel:
                 targets[name] = targets[name][..., None]
         return Noised(data, {name: timesteps[name] for name in self.diffused}, targets, counts)
 
-    def draw(self, rng: jax.Array, cells: Mapping[str, Array]) -> Noised:
-        """Noises as training does: timesteps uniform in each row and region, some regions clean."""
+    def draw(
+        self, rng: jax.Array, cells: Mapping[str, Array], *, part: Part | None = None
+    ) -> Noised:
+        """Noises as training does: timesteps uniform in each row and region, some regions clean.
+
+        Args:
+            rng: of all draws.
+            cells: from `examples`.
+            part: of a larger batch that these are, whose draws they get.
+        """
         subset_rng, time_rng, noise_rng = jax.random.split(rng, 3)
         size = next(iter(cells.values())).shape[0]
-        shape = (len(self.diffused), size)
+        totals = None if part is None else dict.fromkeys(self.predicted, jnp.float32(size))
         if not self.diffused:
-            return self.noise(cells, {}, {})
-        chance = jax.random.uniform(subset_rng, shape)
-        noised = (chance < self.noised_fraction) | (chance == chance.min(axis=0))
-        timesteps = jax.random.randint(time_rng, shape, 0, self.schedule.steps)
-        timesteps = jnp.where(noised, timesteps, CLEAN)
+            return self.noise(cells, {}, {})._replace(totals=totals)
+
+        def levels(rows: int) -> Int[Array, "regions B"]:
+            shape = (len(self.diffused), rows)
+            chance = jax.random.uniform(subset_rng, shape)
+            noised = (chance < self.noised_fraction) | (chance == chance.min(axis=0))
+            return jnp.where(
+                noised, jax.random.randint(time_rng, shape, 0, self.schedule.steps), CLEAN
+            )
+
+        timesteps = draw_rows(part, size, levels, axis=1)
+        if part is not None:
+            noised = (levels(size * part.count) != CLEAN).sum(axis=1) / part.count
+            totals |= dict(zip(self.diffused, noised, strict=True))
         sizes = [math.prod(cells[name].shape[1:]) for name in self.diffused]
-        drawn = jax.random.normal(noise_rng, (size, sum(sizes)))
+        drawn = draw_rows(part, size, lambda n: jax.random.normal(noise_rng, (n, sum(sizes))))
         parts = jnp.split(drawn, np.cumsum(sizes)[:-1].tolist(), axis=1)
         noise = {
             name: part.reshape(cells[name].shape)
             for name, part in zip(self.diffused, parts, strict=True)
         }
-        return self.noise(cells, dict(zip(self.diffused, timesteps, strict=True)), noise)
+        noised = self.noise(cells, dict(zip(self.diffused, timesteps, strict=True)), noise)
+        return noised._replace(totals=totals)
 
     def embed(self, params: Params, noised: Noised) -> Float[Array, "B N D"]:
         """Cells before the first block."""
@@ -230,7 +227,7 @@ class CellModel:
     ) -> dict[str, Float[Array, ""]]:
         """Predicted region -> mean error of the rows that count; 0 where none does."""
         errors = self.errors(outputs, noised)
-        return {name: mean_over(errors[name], noised.counts[name]) for name in self.predicted}
+        return {name: noised.mean(name, errors[name]) for name in self.predicted}
 
     def cell_loss(
         self,
@@ -241,6 +238,8 @@ class CellModel:
         rounds: int,
         step: Int[Array, ""] | None = None,
         masks: Mapping[str, Bool[Array, "B N A"]] = MappingProxyType({}),
+        part: Part | None = None,
+        totals: Mapping[str, Float[Array, ""]] = MappingProxyType({}),
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The balanced sum of the region losses, and metrics.
 
@@ -252,16 +251,22 @@ class CellModel:
             step: finished updates; None where nobody counts them.
             masks: region -> which of its numbers are to be predicted; rows then count by how many
                 are.
+            part: of a larger batch that these rows are.
+            totals: then region of `masks` -> as `Noised.totals`.
 
         Metrics are "loss/REGION", of a learned balance "weight/REGION", with self-distillation
         "distillation/REGION" (what the student adds), with halting "loss/ponder" and
         "rounds_used".
         """
         draw_rng, exit_rng = jax.random.split(rng)
-        noised = self.draw(draw_rng, cells)
+        noised = self.draw(draw_rng, cells, part=part)
         if masks:
-            counted = {name: mask.sum(axis=(1, 2)) for name, mask in masks.items()}
-            noised = noised._replace(masks=masks, counts=noised.counts | counted)
+            sizes = {name: mask.sum(axis=(1, 2)) for name, mask in masks.items()}
+            noised = noised._replace(masks=masks, counts=noised.counts | sizes)
+        counted = None
+        if part is not None:
+            noised = noised._replace(totals=noised.totals | totals)
+            counted = {name: total > 0 for name, total in noised.totals.items()}
         embedded = self.embed(params, noised)
         taught = self.options.self_distillation and rounds > 1
         collect = taught and self.options.over == "stack"
@@ -284,7 +289,7 @@ class CellModel:
             added = self._student(params, student, outputs, noised, step=step)
             metrics |= {f"distillation/{name}": value for name, value in added.items()}
             losses = {name: losses[name] + added[name] for name in losses}
-        total, weights = self.balance(params.get(SECTION, {}), losses, norms)
+        total, weights = self.balance(params.get(SECTION, {}), losses, norms, counted=counted)
         if self.balance.kind != "fixed":
             metrics |= weights
         if self.options.halts:
@@ -305,14 +310,14 @@ class CellModel:
         """What an earlier exit adds to each region's loss; see `tasks/distillation.py`."""
         outputs = self.decode(params, self.finish(params, cells))
         distances = {
-            name: mean_over(
+            name: noised.mean(
+                name,
                 distance(
                     self.regions[name].objective,
                     outputs[name],
                     jax.lax.stop_gradient(teacher[name]),
                     noised.mask(name),
                 ),
-                noised.counts[name],
             )
             for name in self.predicted
         }

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 from roam_jax.canvas.topologies import ACTION_REGION
 from roam_jax.contracts import Batch, Params
 from roam_jax.data.demonstration_batches import ACTION, MASK
+from roam_jax.microbatch import Part, part_of
 from roam_jax.model.loop_options import LoopOptions
 from roam_jax.morphology import PIXELS, WorldSpec
 from roam_jax.spelling import check_choice
@@ -88,15 +89,38 @@ class BodyModel(CellModel):
         *,
         rounds: int,
         step: Any,
+        part: Part | None = None,
+        whole_mask: Bool[Array, "B P"] | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Mean over joints of their masked errors, with what self-distillation and halting add.
+
+        Args:
+            params: as `init` gives them.
+            observations: stream -> (B, cells, numbers).
+            actions: the expert's.
+            mask: whether the episode has them.
+            rng: of the step and body.
+            rounds: static.
+            step: finished updates; None where nobody counts them.
+            part: of a larger batch that these rows are.
+            whole_mask: then the mask of all rows of that batch.
 
         Returns:
             The loss, and its parts "loss", "distillation", "loss/ponder" and "rounds_used".
         """
         cells = self.observed(observations) | self.targets(actions)
+        totals = {}
+        if part is not None:
+            totals = dict.fromkeys(self.actions, whole_mask.sum() / part.count)
         total, metrics = self.cell_loss(
-            params, cells, rng, rounds=rounds, step=step, masks=self.targets(mask)
+            params,
+            cells,
+            rng,
+            rounds=rounds,
+            step=step,
+            masks=self.targets(mask),
+            part=part,
+            totals=totals,
         )
         parts = {
             part: sum(found) / len(found)
@@ -207,7 +231,7 @@ class CloneModel:
         Metrics are "loss/BODY" (masked MSE of actions), with self-distillation
         "distillation/BODY", with halting "loss/ponder" and "rounds_used", means over bodies.
         """
-        totals, metrics, shared = [], {}, {}
+        totals, metrics, shared, share = [], {}, {}, part_of(batch)
         for place, (body, model) in enumerate(self.bodies.items()):
             values = {name: jnp.asarray(x) for name, x in fields_of(batch, body).items()}
             total, parts = model.clone_loss(
@@ -218,6 +242,8 @@ class CloneModel:
                 jax.random.fold_in(rng, place),
                 rounds=rounds,
                 step=batch.get("step"),
+                part=share,
+                whole_mask=None if share is None else fields_of(share.whole, body)[MASK],
             )
             totals.append(total)
             for part, value in parts.items():

@@ -13,7 +13,6 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import ml_collections
 
 from roam_jax.contracts import Task
@@ -23,7 +22,7 @@ from roam_jax.data.demonstrations import (
     ensure_demonstrations,
     read_demonstrations,
 )
-from roam_jax.data.loader import Process, check_seed
+from roam_jax.data.loader import check_seed
 from roam_jax.model import sizes
 from roam_jax.morphology import WorldSpec
 from roam_jax.sim.worlds import WORLDS, make_world
@@ -32,6 +31,7 @@ from roam_jax.tasks.canvas_task import SHARDING_RULES
 from roam_jax.tasks.clone import CloneModel
 from roam_jax.tasks.clone_task import clone_model, clone_task
 from roam_jax.tasks.experiment import check_run, code_provenance, run_rounds
+from roam_jax.tasks.shares import process_share
 from roam_jax.train import sharding
 from roam_jax.train.curriculum import Curriculum
 
@@ -151,7 +151,7 @@ class CloneExperiment:
             batch_size=self.config.train.batch_size,
             chunk=self.config.data.chunk,
             seed=self.config.seed,
-            process=Process(jax.process_index(), jax.process_count()),
+            process=process_share(self.config),
         )
 
     def provenance(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from roam_jax.model.loop_options import LoopOptions, check_ponder
 from roam_jax.model.sizes import check_sizes
 from roam_jax.morphology import PIXELS, WorldSpec
 from roam_jax.spelling import check_choice
+from roam_jax.tasks.backbone import refuse_dtype
 from roam_jax.tasks.balance import Balance
 from roam_jax.tasks.canvas_task import MEANINGLESS, NO_DECAY, topology_options
 from roam_jax.tasks.clone import BodyModel, CloneModel
@@ -51,6 +52,7 @@ def clone_model(config: ml_collections.ConfigDict, specs: Mapping[str, WorldSpec
     check_choice("model.decoder", sizes.decoder, DECODERS)
     check_choice("canvas.geometry", config.canvas.geometry, GEOMETRIES)
     check_ponder(config.loss.ponder)
+    refuse_dtype(config)
     return CloneModel({body: body_model(config, spec) for body, spec in specs.items()})
 
 
@@ -64,7 +66,8 @@ def body_model(config: ml_collections.ConfigDict, spec: WorldSpec) -> BodyModel:
     Raises:
         ValueError: a value is out of range, or the topology does not fit the canvas.
     """
-    options, sizes = LoopOptions.from_section(config.loop), config.model
+    options = LoopOptions.from_section(config.loop, remat=config.train.remat)
+    sizes = config.model
     layout = body_layout(
         spec,
         width=sizes.width,

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from roam_jax.cogvideox.graft import ALL
 from roam_jax.contracts import Batch, Params
+from roam_jax.microbatch import draw_rows, part_of
 from roam_jax.model.loop_options import check_ponder
 from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.distillation import blend, mix, student_exit
@@ -104,14 +105,16 @@ class GraftModel(GraftDenoiser):
         keys = jax.random.split(rng, 7)
         time_rng, noise_rng, deploy_rng, action_rng, camera_rng, augment_rng, exit_rng = keys
         batch = self.augmentation(batch, augment_rng)
-        timesteps = jax.random.randint(time_rng, (size,), 0, self.schedule.steps)
-        deployed = share_of_rows(deploy_rng, size, self.deploy_fraction)
+        drawn = functools.partial(draw_rows, part_of(batch), size)
+        timesteps = drawn(lambda n: jax.random.randint(time_rng, (n,), 0, self.schedule.steps))
+        deployed = drawn(lambda n: share_of_rows(deploy_rng, n, self.deploy_fraction))
         timesteps = jnp.where(deployed, self.schedule.steps - 1, timesteps)
-        shape = (size, self.time.latents, *self.backbone.latent_shape)
-        noise = jax.random.normal(noise_rng, shape)
+        shape = (self.time.latents, *self.backbone.latent_shape)
+        noise = drawn(lambda n: jax.random.normal(noise_rng, (n, *shape)))
         camera_noise = None
         if self.predicts_cameras:
-            camera_noise = jax.random.normal(camera_rng, (size, *self.camera_noise_shape))
+            shape = self.camera_noise_shape
+            camera_noise = drawn(lambda n: jax.random.normal(camera_rng, (n, *shape)))
         latents = self.backbone.latents(params["vae"], batch, self.time, fields=self.latent_fields)
         noised, targets = self.noise_videos(latents, timesteps, noise, camera_noise=camera_noise)
         actions, truth = None, {**batch, **targets}

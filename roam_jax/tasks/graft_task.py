@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import ml_collections
 from jax.sharding import PartitionSpec
 
+from roam_jax.cogvideox.block import BLOCK_RULES
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.graft import GraftedTransformer
 from roam_jax.cogvideox.graft_canvas import NewRegions, graft_layout
@@ -15,17 +16,18 @@ from roam_jax.cogvideox.graft_config import CELL_DECODERS, GraftConfig, trainabl
 from roam_jax.cogvideox.graft_topology import TopologyOptions, make_topology
 from roam_jax.contracts import ArraySpec, Task, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.logical import shard_largest
 from roam_jax.model.loop_options import loop_values
 from roam_jax.tasks.augment import Augmentation
 from roam_jax.tasks.backbone import Backbone
 from roam_jax.tasks.graft import GraftModel
-from roam_jax.train.sharding import shard_largest
 
 # Stacked over depth, gates, biases and norms are matrices, so they are named.
 NO_DECAY = (r"^blocks/(loop|attn1/edges|attn1/geometry)/", r"/(bias|scale|query|modality)$")
 SHARDING_RULES = (
     (r"^(graft|vae)/", PartitionSpec()),
     (r"^blocks/(loop|attn1/edges|attn1/geometry)/", PartitionSpec()),
+    *BLOCK_RULES,
     (r"/kernel$", shard_largest),
     (r"/(bias|scale)$", PartitionSpec()),
 )
@@ -90,6 +92,7 @@ def _graft_config(
 ) -> GraftConfig:
     return GraftConfig(
         **loop_values(config.loop),
+        remat=config.train.remat,
         decoder=config.decoder.kind,
         decoder_blocks=tuple(config.decoder.blocks),
         geometry=config.canvas.geometry,

@@ -9,17 +9,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import ml_collections
 
 from roam_jax.contracts import Task
-from roam_jax.data.position import Share
 from roam_jax.data.scene_batches import SceneBatches
 from roam_jax.data.scene_random import VALIDATION_SEED
 from roam_jax.model import sizes
 from roam_jax.tasks.canvas import SceneModel
 from roam_jax.tasks.canvas_task import SHARDING_RULES, scene_model, scene_task
 from roam_jax.tasks.experiment import check_run, code_provenance, run_rounds
+from roam_jax.tasks.shares import process_share
 from roam_jax.train import sharding
 from roam_jax.train.curriculum import Curriculum
 
@@ -41,12 +40,6 @@ class SceneSplit:
     def describe(self) -> dict[str, Any]:
         """What a report says of it."""
         return {"scene": self.scene, "seed": self.seed}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    index: int
-    count: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +75,7 @@ class SceneExperiment:
         return SceneBatches(
             batch_size=self.config.train.batch_size,
             seed=self.config.seed,
-            process=_process(),
+            process=process_share(self.config),
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -120,7 +113,3 @@ def scene_experiment(config: ml_collections.ConfigDict) -> SceneExperiment:
     )
     experiment.batches()  # refuses a seed that is not to be trained on
     return experiment
-
-
-def _process() -> Share:
-    return _Rows(jax.process_index(), jax.process_count())

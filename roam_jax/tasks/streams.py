@@ -5,6 +5,7 @@ A batch of several robots may say which dimensions each of them has; the others 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float
 from roam_jax.cogvideox.graft_config import PREDICTED
 from roam_jax.contracts import Batch
 from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.microbatch import draw_rows, part_of
 
 # Output of the model -> field of the batch that it is compared with.
 TARGETS = {
@@ -94,7 +96,9 @@ def noise_actions(
     """
     chunk = jnp.asarray(batch["action_chunk"])
     time_rng, noise_rng = jax.random.split(rng)
-    timesteps = jax.random.randint(time_rng, chunk.shape[:1], 0, schedule.steps)
-    noise = jax.random.normal(noise_rng, chunk.shape) * present_dimensions(batch, "actions")
+    drawn = functools.partial(draw_rows, part_of(batch), len(chunk))
+    timesteps = drawn(lambda n: jax.random.randint(time_rng, (n,), 0, schedule.steps))
+    noise = drawn(lambda n: jax.random.normal(noise_rng, (n, *chunk.shape[1:])))
+    noise = noise * present_dimensions(batch, "actions")
     noised = schedule.add_noise(chunk, noise, timesteps)
     return NoisedActions(noised, timesteps), schedule.velocity(chunk, noise, timesteps)

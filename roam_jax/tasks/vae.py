@@ -10,7 +10,8 @@ of what there is to learn; clips then teach time.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +19,21 @@ import ml_collections
 from einops import rearrange
 from flax import traverse_util
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from roam_jax.cogvideox.load import load_vae
 from roam_jax.cogvideox.vae import VAE
 from roam_jax.cogvideox.vae_config import VAEConfig
 from roam_jax.contracts import FRAMES_PER_LATENT, ArraySpec, Batch, Params, Task
+from roam_jax.microbatch import Part, part_of
 from roam_jax.tasks.augment import refuse
-from roam_jax.tasks.backbone import refuse_views, to_video, weights_folder
+from roam_jax.tasks.backbone import (
+    refuse_dtype,
+    refuse_remat,
+    refuse_views,
+    to_video,
+    weights_folder,
+)
 
 # 0.69 M parameters, 1.4 MB in float16. Few channels at full resolution, where all the time goes.
 TINY = VAEConfig(
@@ -101,10 +109,12 @@ class VAEModel:
         frames = batch["frames"]
         if self.single_frames:
             frames = rearrange(frames[:, ::FRAMES_PER_LATENT], "B T H W C -> (B T) 1 H W C")
-        video = augment(to_video(frames), clip_rng)
+        draws = ClipDraws.of(len(frames), part_of(batch))
+        video = augment(to_video(frames), clip_rng, draws=draws)
         variables = {"params": params}
         mean, logvar = self.vae.apply(variables, video, method="encode")
-        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(noise_rng, mean.shape)
+        noise = draws(lambda n: jax.random.normal(noise_rng, (n, *mean.shape[1:])))
+        latents = mean + jnp.exp(0.5 * logvar) * noise
         error = self.vae.apply(variables, latents, method="decode") - video
         absolute, squared = jnp.abs(error).mean(), jnp.square(error).mean()
         divergence = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).mean()
@@ -133,6 +143,8 @@ def vae_task(
     """
     refuse_views(config)
     refuse(config)
+    refuse_remat(config)
+    refuse_dtype(config)
     frames, clip = config.data.frames, config.data.clip_frames
     if clip not in (1, frames):
         raise ValueError(f"data.clip_frames = {clip}: expected 1 or data.frames = {frames}")
@@ -152,24 +164,76 @@ def vae_task(
     return model, task
 
 
-def augment(video: Float[Array, "B 3 T H W"], rng: jax.Array) -> Float[Array, "B 3 T h w"]:
+@dataclasses.dataclass(frozen=True)
+class ClipDraws:
+    """Random numbers for the clips of a batch: of its even rows, then of its odd ones.
+
+    Args:
+        count: clips that numbers are drawn for, of the whole batch.
+        places: of these clips among them; None = they are all.
+    """
+
+    count: int
+    places: Int[Array, " B"] | None = None
+
+    @classmethod
+    def of(cls, rows: int, part: Part | None) -> ClipDraws:
+        """For the rows of a batch, or of a part of one.
+
+        Raises:
+            ValueError: a part begins with an odd row of the batch.
+        """
+        if part is None:
+            return cls(rows)
+        if rows // part.shards % 2:
+            raise ValueError(
+                f"train.accumulate = {part.count}: parts of {rows // part.shards} clips a device, "
+                "but train.task = vae crops even rows and makes odd ones smaller; expected parts "
+                "of an even number (train.batch_size)"
+            )
+        count = rows * part.count
+        numbers = part.take(jnp.arange(count))
+        odd = (count + 1) // 2
+        return cls(count, jnp.concatenate([numbers[::2] // 2, odd + numbers[1::2] // 2]))
+
+    def __call__(self, draw: Callable[[int], Array]) -> Array:
+        """`draw(count)`, of these clips."""
+        return draw(self.count) if self.places is None else draw(self.count)[self.places]
+
+    def even(self, draw: Callable[[int], Array]) -> Array:
+        """The same of even rows alone."""
+        drawn = draw((self.count + 1) // 2)
+        return drawn if self.places is None else drawn[self.places[: (len(self.places) + 1) // 2]]
+
+
+def augment(
+    video: Float[Array, "B 3 T H W"], rng: jax.Array, *, draws: ClipDraws | None = None
+) -> Float[Array, "B 3 T h w"]:
     """Smaller clips of other looks: size, mirror, colours, textures; each clip its own.
 
     Even rows are crops, odd rows whole frames made smaller (and square), so that the statistics of
     both a detail and a scene are learned.
+
+    Args:
+        video: in [-1, 1].
+        rng: of the step.
+        draws: of a part of a batch; None = these rows are a batch.
     """
+    draws = draws or ClipDraws(len(video))
     size = min(CLIP_SIZE, *video.shape[-2:])
     shrunk = jax.image.resize(video[1::2], (*video[1::2].shape[:3], size, size), "linear")
     crop_rng, mirror_rng, texture_rng, colour_rng = jax.random.split(rng, 4)
     crops = jax.vmap(lambda row, rng: _crop(row, rng, size))(
-        video[::2], jax.random.split(crop_rng, len(video[::2]))
+        video[::2], draws.even(lambda n: jax.random.split(crop_rng, n))
     )
     clips = jnp.concatenate([crops, shrunk])
     for axis, mirror in ((-1, mirror_rng), (-2, jax.random.fold_in(mirror_rng, 1))):
-        flipped = jax.random.bernoulli(mirror, shape=(len(clips), 1, 1, 1, 1))
+        flipped = draws(
+            lambda n, mirror=mirror: jax.random.bernoulli(mirror, shape=(n, 1, 1, 1, 1))
+        )
         clips = jnp.where(flipped, jnp.flip(clips, axis), clips)
-    clips = clips + _textures(texture_rng, clips.shape)
-    return jnp.clip(_recolour(clips, colour_rng), -1, 1)
+    clips = clips + _textures(texture_rng, clips.shape, draws=draws)
+    return jnp.clip(_recolour(clips, colour_rng, draws=draws), -1, 1)
 
 
 def _crop(clip: Float[Array, "3 T H W"], rng: jax.Array, size: int) -> Float[Array, "3 T h w"]:
@@ -178,29 +242,41 @@ def _crop(clip: Float[Array, "3 T H W"], rng: jax.Array, size: int) -> Float[Arr
     return jax.lax.dynamic_slice(clip, (0, 0, top, left), (*clip.shape[:2], size, size))
 
 
-def _textures(rng: jax.Array, shape: tuple[int, ...]) -> Float[Array, "B 3 1 H W"]:
+def _textures(
+    rng: jax.Array, shape: tuple[int, ...], *, draws: ClipDraws
+) -> Float[Array, "B 3 1 H W"]:
     """Sums of smooth noise of several scales, still in time; 0 for the rows without."""
     batch, channels, _, height, width = shape
     chosen_rng, *rngs = jax.random.split(rng, 1 + len(TEXTURE_GRIDS))
     total = jnp.zeros((batch, channels, 1, height, width))
     for grid, grid_rng in zip(TEXTURE_GRIDS, rngs, strict=True):
         noise_rng, strength_rng = jax.random.split(grid_rng)
-        noise = jax.random.normal(noise_rng, (batch, channels, 1, grid, grid))
-        strength = jax.random.exponential(strength_rng, (batch, 1, 1, 1, 1)) * 0.12
+        size = (channels, 1, grid, grid)
+        noise = draws(functools.partial(_normal, noise_rng, size))
+        strength = draws(
+            lambda n, rng=strength_rng: jax.random.exponential(rng, (n, 1, 1, 1, 1)) * 0.12
+        )
         total += strength * jax.image.resize(noise, (batch, channels, 1, height, width), "linear")
-    chosen = jax.random.bernoulli(chosen_rng, TEXTURED, (batch, 1, 1, 1, 1))
+    chosen = draws(lambda n: jax.random.bernoulli(chosen_rng, TEXTURED, (n, 1, 1, 1, 1)))
     return jnp.where(chosen, total, 0)
 
 
-def _recolour(clips: Float[Array, "B 3 T H W"], rng: jax.Array) -> Float[Array, "B 3 T H W"]:
+def _recolour(
+    clips: Float[Array, "B 3 T H W"], rng: jax.Array, *, draws: ClipDraws
+) -> Float[Array, "B 3 T H W"]:
     """A random matrix near a permutation of channels, contrast and brightness for each clip."""
     order_rng, matrix_rng, contrast_rng, shift_rng = jax.random.split(rng, 4)
-    batch = len(clips)
-    orders = jax.vmap(lambda r: jax.random.permutation(r, 3))(jax.random.split(order_rng, batch))
-    matrix = jnp.eye(3)[orders] + 0.15 * jax.random.normal(matrix_rng, (batch, 3, 3))
-    contrast = jax.random.uniform(contrast_rng, (batch, 1, 1), minval=0.6, maxval=1.3)
-    shift = 0.2 * jax.random.normal(shift_rng, (batch, 3, 1, 1, 1))
+    keys = draws(lambda n: jax.random.split(order_rng, n))
+    orders = jax.vmap(lambda r: jax.random.permutation(r, 3))(keys)
+    matrix = jnp.eye(3)[orders] + 0.15 * draws(functools.partial(_normal, matrix_rng, (3, 3)))
+    contrast = draws(lambda n: jax.random.uniform(contrast_rng, (n, 1, 1), minval=0.6, maxval=1.3))
+    shift = 0.2 * draws(functools.partial(_normal, shift_rng, (3, 1, 1, 1)))
     return jnp.einsum("BcC,BCTHW->BcTHW", matrix * contrast, clips) + shift
+
+
+def _normal(rng: jax.Array, shape: tuple[int, ...], count: int) -> Array:
+    """Unit normal numbers of this shape for each of so many clips."""
+    return jax.random.normal(rng, (count, *shape))
 
 
 def _initial(path: tuple[str, ...], noise: jax.Array) -> jax.Array:

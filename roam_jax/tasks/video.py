@@ -7,6 +7,7 @@ enter clean and carry no loss, as they will in the graft.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -15,19 +16,22 @@ import ml_collections
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from roam_jax.cogvideox.block import BLOCK_RULES
 from roam_jax.cogvideox.config import TransformerConfig
 from roam_jax.cogvideox.transformer import Transformer
 from roam_jax.contracts import ArraySpec, Batch, Params, Task, TimeSpec
 from roam_jax.diffusion.schedule import NoiseSchedule
+from roam_jax.logical import shard_largest
+from roam_jax.microbatch import draw_rows, part_of
 from roam_jax.tasks.augment import Augmentation
-from roam_jax.tasks.backbone import FIRST_CAMERA, Backbone, refuse_views
+from roam_jax.tasks.backbone import FIRST_CAMERA, Backbone, refuse_remat, refuse_views
 from roam_jax.tasks.rows import share_of_rows
-from roam_jax.train.sharding import shard_largest
 
 # Pixels that one latent pixel spans in every CogVideoX VAE.
 SPATIAL_FACTOR = 8
 SHARDING_RULES = (
     (r"^vae/", PartitionSpec()),
+    *BLOCK_RULES,
     (r"/kernel$", shard_largest),
     (r"/(bias|scale)$", PartitionSpec()),
 )
@@ -122,16 +126,15 @@ class VideoModel:
 
     def loss(self, params: Params, batch: Batch, rng: jax.Array, rounds: int):
         """Mean velocity error; `rounds` has no meaning here. See `contracts.Task`."""
-        size = batch["text"].shape[0]
         time_rng, noise_rng, observed_rng, augment_rng = jax.random.split(rng, 4)
+        drawn = functools.partial(draw_rows, part_of(batch), batch["text"].shape[0])
+        shape = (self.time.latents, *self.backbone.latent_shape)
         error, _ = self.errors(
             params,
             self.augmentation(batch, augment_rng),
-            timesteps=jax.random.randint(time_rng, (size,), 0, self.schedule.steps),
-            noise=jax.random.normal(
-                noise_rng, (size, self.time.latents, *self.backbone.latent_shape)
-            ),
-            observed=share_of_rows(observed_rng, size, self.observed_fraction),
+            timesteps=drawn(lambda n: jax.random.randint(time_rng, (n,), 0, self.schedule.steps)),
+            noise=drawn(lambda n: jax.random.normal(noise_rng, (n, *shape))),
+            observed=drawn(lambda n: share_of_rows(observed_rng, n, self.observed_fraction)),
         )
         return error.mean(), {"loss/diffusion": error.mean()}
 
@@ -149,6 +152,7 @@ def video_model(
         ValueError: a value of the config is out of range, or it asks for further cameras or a goal.
     """
     refuse_views(config)
+    refuse_remat(config)
     return VideoModel(
         backbone=backbone,
         time=time,

@@ -1,33 +1,46 @@
 """Checkpoints: train state, position in the data and config together, or not at all.
 
-Orbax writes a step into a temporary folder and renames it when all is there, so a folder with a
-step's number as its name is whole. What a killed save leaves is removed when the next run opens
-the folder, and is never picked. Saves are synchronous.
+They are written in the background (`saving`), each with the size and checksum of every file
+(`manifest`), and kept by rules (`retention`). What is read is checked first: the latest checkpoint
+whose files are all as they were written is taken, with a warning for each later one that is not.
 """
 
 from __future__ import annotations
 
-import logging as std_logging
+import json
+import math
 import pathlib
-import shutil
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 from roam_jax.contracts import Params
+from roam_jax.train import manifest
+from roam_jax.train.quiet_orbax import quiet_orbax
+from roam_jax.train.retention import Keep
+from roam_jax.train.saving import (
+    CONFIG,
+    DATA,
+    EXTRA,
+    STATE,
+    Saver,
+    handler,
+    is_first,
+    numbered,
+)
 from roam_jax.train.state import TrainState
 
-STATE, DATA, CONFIG = "state", "data", "config"
-# Orbax writes this file of a step just before the rename.
-_COMMITTED = "_CHECKPOINT_METADATA"
-
-
-def _no_orbax_chatter(record: std_logging.LogRecord) -> bool:
-    """Keep Orbax's warnings only: it logs about 60 lines a save."""
-    return record.levelno > std_logging.INFO or "orbax" not in record.pathname
+# What is named so was found damaged and set aside.
+DAMAGED = ".damaged"
+# Orbax's file of a part that is JSON.
+_JSON = "metadata"
+T = TypeVar("T")
 
 
 class Checkpoints:
@@ -35,69 +48,141 @@ class Checkpoints:
 
     Args:
         directory: where they are; made if `keep` is given.
-        keep: save, and keep that many of the latest steps; None = only read, change nothing.
+        keep: save, and keep these; a number = so many of the latest steps; None = only read,
+            change nothing.
+
+    Of several processes all do the same, with `directory` shared.
 
     Raises:
         FileNotFoundError: only reading, and there is no such folder.
     """
 
-    def __init__(self, directory: pathlib.Path, *, keep: int | None = None):
+    def __init__(self, directory: pathlib.Path, *, keep: Keep | int | None = None):
         if keep is None and not directory.is_dir():
             raise FileNotFoundError(f"no checkpoints at {directory}")
         self.directory = directory
-        if keep is not None:
-            _remove_partial(directory)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            create=keep is not None,
-            cleanup_tmp_directories=keep is not None,
-            enable_async_checkpointing=False,
-        )
-        logging.get_absl_logger().addFilter(_no_orbax_chatter)
-        handlers = {
-            STATE: ocp.PyTreeCheckpointHandler(),
-            DATA: ocp.JsonCheckpointHandler(),
-            CONFIG: ocp.JsonCheckpointHandler(),
-        }
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(), options=options, item_handlers=handlers
-        )
+        keep = Keep(last=keep) if isinstance(keep, int) else keep
+        quiet_orbax()
+        self._saver = None if keep is None else Saver(directory, keep)
+        self._faults: dict[int, str] = {}  # of the steps that were looked at; "" = none
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        """Waits for the running save.
+
+        Raises:
+            OSError: it failed; only logged where another error is on its way.
+        """
+        if self._saver is None:
+            return
+        try:
+            self._saver.close()
+        except (OSError, RuntimeError) as failed:
+            if kind is None or issubclass(kind, SystemExit):
+                raise
+            logging.error("%s", failed)
 
     @property
     def steps(self) -> list[int]:
-        """Whole checkpoints, oldest first."""
-        return sorted(step for step in self._manager.all_steps() if _is_whole(self._folder(step)))
+        """Saved steps, oldest first, after the running save; damaged ones are among them."""
+        if self._saver is not None:
+            self._saver.join()
+        return numbered(self.directory)
 
-    def save(self, step: int, state: TrainState, *, data: Any, config: Mapping[str, Any]) -> None:
-        """Save one step; when this returns it is on disk and the oldest may be gone.
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        *,
+        data: Any,
+        config: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin to save one step; the arrays may be donated when this returns.
+
+        A step that is already there is left as it is. What no rule keeps is deleted afterwards.
 
         Args:
             step: finished updates.
             state: the arrays.
             data: JSON-serialisable state of the batch iterator after the last consumed batch.
             config: the plain config.
+            metrics: numbers that `keep` may choose by.
+            extra: what else the run must remember, a small JSON object.
+
+        Raises:
+            OSError: this save, or the one before, failed; the earlier checkpoints are whole.
         """
-        self._manager.save(
+        self.wait()
+        if (self.directory / str(step)).exists():
+            return
+        numbers = {name: float(value) for name, value in (metrics or {}).items()}
+        self._saver.start(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state),
-                data=ocp.args.JsonSave(data),
-                config=ocp.args.JsonSave(config),
-            ),
+            state,
+            data=data,
+            config=config,
+            extra=dict(extra or {}),
+            metrics={k: v if math.isfinite(v) else None for k, v in numbers.items()},
         )
+
+    def wait(self) -> None:
+        """Wait until the running save is whole on disk.
+
+        Raises:
+            OSError: it failed.
+        """
+        if self._saver is not None:
+            self._saver.wait()
 
     def drop_after(self, step: int) -> None:
         """Remove later steps, for a run that goes on from this one."""
         for later in self.steps:
             if later > step:
                 logging.info("removing checkpoint %s: going on from step %d", later, step)
-                self._manager.delete(later)
+                self._saver.remove(later)
+
+    def fault(self, step: int) -> str:
+        """What is wrong with the files of a saved step; "" = nothing, all of them were checked.
+
+        Of checkpoints that were made before there were manifests, whether each part is there.
+        """
+        if step not in self._faults:
+            self._faults[step] = _fault(self._folder(step))
+        return self._faults[step]
+
+    def pick(self, step: int | None = None) -> int:
+        """The step itself, or the latest for None, its files checked.
+
+        For None, later steps that are damaged are named in a warning, and set aside if this may
+        change the folder.
+
+        Raises:
+            FileNotFoundError: there is no such step; names those that are.
+            ValueError: it is damaged, or for None all are; names the file.
+        """
+        steps = self.steps
+        if not steps or (step is not None and step not in steps):
+            wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            raise FileNotFoundError(f"{wanted} in {self.directory}; there are: {steps or 'none'}")
+        good = _agreed(self._first_good([step] if step is not None else steps[::-1]))
+        if good is None:
+            looked_at = steps[::-1] if step is None else [step]
+            faults = "; ".join(f"{self._folder(s)}: {self.fault(s)}" for s in looked_at)
+            others = [other for other in steps if other not in looked_at]
+            raise ValueError(
+                f"damaged checkpoint{'s' * (len(looked_at) > 1)}: {faults}; expected the files as "
+                f"they were written. "
+                + (f"Other steps: {others}" if others else "No other step is left")
+            )
+        for later in (later for later in reversed(steps) if step is None and later > good):
+            self._pass_over(later, good)
+        return good
 
     def restore(
         self, like: TrainState, *, step: int | None = None
@@ -106,76 +191,128 @@ class Checkpoints:
 
         Args:
             like: tree of ShapeDtypeStructs with shardings, from `state.abstract_state`.
-            step: which; None = the latest.
+            step: which; None = the latest that is not damaged, see `pick`.
 
         Returns:
             The state, the state of the batch iterator, the plain config.
 
         Raises:
             FileNotFoundError: that step is not there; names those that are.
-            ValueError: it holds other parameters than `like`, or cannot be read.
+            ValueError: it holds other parameters than `like`, is damaged, or cannot be read.
         """
-        args = {STATE: _restore_args(like), DATA: ocp.args.JsonRestore()}
-        found = self._read(step, like, args | {CONFIG: ocp.args.JsonRestore()})
-        return found[STATE], found[DATA], found[CONFIG]
+        return self._read(
+            step,
+            lambda found: (
+                self._arrays(found, like),
+                self._json(found, DATA),
+                self._json(found, CONFIG),
+            ),
+        )
+
+    def restore_part(self, part: str, like: Params, *, step: int | None = None) -> Params:
+        """Only one part of the state, such as "trainable", without the optimizer's moments.
+
+        Args and errors are those of `restore`, with that part of `abstract_state`.
+        """
+        return self._read(
+            step, lambda found: self._arrays(found, {part: like}, partial_restore=True)[part]
+        )
 
     def restore_trainable(self, like: Params, *, step: int | None = None) -> Params:
-        """Only the trained parameters of one step, without the optimizer's moments.
+        """Only the trained parameters of one step; see `restore_part`."""
+        return self.restore_part("trainable", like, step=step)
 
-        Args and errors are those of `restore`, with the trainable part of `abstract_params`.
+    def extra(self, step: int) -> dict[str, Any]:
+        """What a step was saved with as `extra`; {} of a checkpoint from before there was any."""
+        if not (self._folder(step) / EXTRA).exists():
+            return {}
+        return self._read(step, lambda found: self._json(found, EXTRA))
+
+    def _read(self, step: int | None, read: Callable[[int], T]) -> T:
+        """What `read` finds in the picked step.
+
+        Where None is asked for, what cannot be read though it seemed whole is passed over as well;
+        that happens to checkpoints without a manifest alone.
         """
-        part = {"trainable": like}
-        found = self._read(step, part, {STATE: _restore_args(part, partial_restore=True)})
-        return found[STATE]["trainable"]
+        while True:
+            found = self.pick(step)
+            try:
+                return read(found)
+            except _ReadError as error:
+                self._faults[found] = str(error)
+                if step is not None or jax.process_count() > 1:
+                    raise ValueError(
+                        f"checkpoint {self._folder(found)} cannot be read ({error})"
+                    ) from error
 
-    def _read(self, step: int | None, like: Any, args: dict[str, Any]) -> Any:
-        step = self.pick(step)
+    def _arrays(self, step: int, like: Any, **kwargs: bool) -> Any:
+        folder = self._folder(step).absolute()
+        restore = ocp.args.PyTreeRestore(
+            like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), **kwargs
+        )
         try:
-            problems = _misfits(self._manager.item_metadata(step)[STATE].tree, like)
-            if not problems:
-                return self._manager.restore(step, args=ocp.args.Composite(**args))
+            with ocp.Checkpointer(handler()) as reader:
+                problems = _misfits(reader.metadata(folder).item_metadata[STATE].tree, like)
+                if not problems:
+                    return reader.restore(folder, args=ocp.args.Composite(state=restore))[STATE]
         except Exception as error:  # whatever Orbax and TensorStore raise on a damaged file
-            earlier = [other for other in self.steps if other < step]
-            raise ValueError(
-                f"checkpoint {self._folder(step)} cannot be read ({type(error).__name__}: "
-                f"{str(error)[:200]}); remove that folder to go on from "
-                + (f"step {earlier[-1]}" if earlier else "the start")
-            ) from error
+            raise _ReadError(f"{type(error).__name__}: {str(error)[:200]}") from error
         raise ValueError(
             f"checkpoint {self._folder(step)} does not fit this config: " + "; ".join(problems)
         )
 
-    def pick(self, step: int | None) -> int:
-        """The step itself, or the latest for None.
+    def _json(self, step: int, part: str) -> Any:
+        try:
+            return json.loads((self._folder(step) / part / _JSON).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise _ReadError(f"{part}/{_JSON}: {error}") from error
 
-        Raises:
-            FileNotFoundError: there is no such step; names those that are.
-        """
-        steps = self.steps
-        if not steps or (step is not None and step not in steps):
-            wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-            raise FileNotFoundError(f"{wanted} in {self.directory}; there are: {steps or 'none'}")
-        return steps[-1] if step is None else step
+    def _first_good(self, steps: list[int]) -> int | None:
+        """The first of the steps without a fault, as the first process sees it."""
+        return next((step for step in steps if not self.fault(step)), None) if is_first() else None
+
+    def _pass_over(self, step: int, good: int) -> None:
+        """Warns of a damaged step, and sets it aside if this may change the folder."""
+        if not is_first():
+            return
+        folder, fault = self._folder(step), self.fault(step)
+        where = "left as it is"
+        if self._saver is not None:
+            aside = folder.with_name(folder.name + DAMAGED)
+            while aside.exists():
+                aside = aside.with_name(aside.name + DAMAGED)
+            folder.rename(aside)
+            del self._faults[step]  # the step may be saved again
+            where = f"renamed to {aside.name}"
+        logging.warning(
+            "checkpoint %s is damaged: %s; %s, going on from step %d", folder, fault, where, good
+        )
 
     def _folder(self, step: int) -> pathlib.Path:
         return self.directory / str(step)
 
 
-def _is_whole(folder: pathlib.Path) -> bool:
-    return all((folder / part).exists() for part in (_COMMITTED, STATE, DATA, CONFIG))
+class _ReadError(Exception):
+    """A checkpoint that Orbax cannot read."""
 
 
-def _remove_partial(directory: pathlib.Path) -> None:
-    """Folders named as a step that no finished save has left, such as an interrupted copy."""
-    for folder in directory.glob("*"):
-        if folder.name.isdigit() and not _is_whole(folder):
-            logging.warning("removing half-written checkpoint %s", folder)
-            shutil.rmtree(folder)
+def _fault(folder: pathlib.Path) -> str:
+    """The first fault of a checkpoint's files; "" = none."""
+    missing = [part for part in (STATE, DATA, CONFIG) if not (folder / part).is_dir()]
+    if missing:
+        return f"{missing[0]} is missing"
+    if (folder / manifest.FILE).exists():
+        return manifest.first_fault(folder)
+    # Checkpoints with this part have always had a manifest.
+    return f"{manifest.FILE} is missing" if (folder / EXTRA).exists() else ""
 
 
-def _restore_args(like: Any, **kwargs: bool) -> ocp.args.PyTreeRestore:
-    restore_args = ocp.checkpoint_utils.construct_restore_args(like)
-    return ocp.args.PyTreeRestore(like, restore_args=restore_args, **kwargs)
+def _agreed(step: int | None) -> int | None:
+    """The answer of the first process; files are read by one and decided on once."""
+    if jax.process_count() > 1:
+        told = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
+        return None if told < 0 else told
+    return step
 
 
 def _misfits(saved: Any, like: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish that the loop grants between two steps."""
+"""Signals that ask a run to end, as a wish that the loop grants between two steps."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from types import FrameType
 
 from absl import logging
 
+# EX_TEMPFAIL of sysexits.h: "saved, start me again"; schedulers are told to requeue on it.
+REQUEUE = 75
+# SLURM sends SIGUSR1 some time before a job's limit, if asked to, and SIGTERM at the limit.
+WARNING = signal.SIGUSR1
+ENDING = (signal.SIGTERM, signal.SIGINT)
+
 
 class Interrupts:
-    """Context in which the first SIGTERM or SIGINT is only noted; a second one acts at once.
+    """Context in which SIGTERM, SIGINT and SIGUSR1 are only noted.
 
+    After a SIGTERM or SIGINT was noted, each further signal acts at once. SIGUSR1 is a warning:
+    a SIGTERM or SIGINT that comes after it is noted as well, and SIGUSR1 again changes nothing.
     Python takes signals in its main thread only; elsewhere this does nothing.
     """
 
@@ -21,7 +29,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (*ENDING, WARNING):
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -31,11 +39,17 @@ class Interrupts:
         self._previous.clear()
 
     @property
+    def requested(self) -> int:
+        """Number of the signal that asks for the end; 0 = none."""
+        return int(self.signal or 0)
+
+    @property
     def exit_code(self) -> int:
-        """What a shell reports of a process that the signal ended: 143 or 130."""
-        return 128 + self.signal if self.signal else 0
+        """With which the process ends once the state is saved: `REQUEUE`, or 0 without a wish."""
+        return REQUEUE if self.signal else 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         logging.info("%s: saving after this step", self.signal.name)
-        self.__exit__()
+        if self.signal in ENDING:
+            self.__exit__()

@@ -23,6 +23,7 @@ def load_params(
     rules: sharding.Rules,
     seed: int,
     step: int | None = None,
+    average: bool = False,
 ) -> tuple[Params, int]:
     """All parameters of one saved step; the optimizer's moments are not read.
 
@@ -33,19 +34,21 @@ def load_params(
         rules: sharding rules, see `sharding.match_rules`.
         seed: of the run; frozen parameters that no file provides are made from it again.
         step: which; None = the latest.
+        average: take the average of what trained, of a run that keeps one (optim.ema_decay).
 
     Returns:
         The parameters and their step.
 
     Raises:
         FileNotFoundError: that step is not there; names those that are.
-        ValueError: the checkpoint or the pretrained parameters do not fit the task.
+        ValueError: the checkpoint or the pretrained parameters do not fit the task, or the run
+            kept no average.
     """
     with Checkpoints(checkpoints) as saved:
         step = saved.pick(step)
         params = abstract_params(task, mesh, rules=rules)
         trainable, _ = partition(params, task.trainable)
-        trainable = saved.restore_trainable(trainable, step=step)
+        trainable = saved.restore_part("ema" if average else "trainable", trainable, step=step)
     return _with_frozen(task, params, trainable, seed=seed), step
 
 

@@ -1,14 +1,16 @@
-"""Bytes that a compiled step takes, and those that there are."""
+"""Bytes that a compiled step takes, those that there are, and those that are in use."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+import resource
+import sys
+from collections.abc import Mapping, Sequence
 
 import jax
 
-MEMINFO = pathlib.Path("/proc/meminfo")
+MEMINFO, STATUS = pathlib.Path("/proc/meminfo"), pathlib.Path("/proc/self/status")
 # Limits of a container, of either version of control groups: what it may have and what it has.
 CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -52,3 +54,37 @@ def host_bytes() -> int:
         except (OSError, ValueError):  # no such limit, or "max"
             continue
     return max(0, min(found))
+
+
+def used_bytes(devices: Sequence[jax.Device]) -> dict[str, int]:
+    """What is in use now and what was at most, as figures of metrics.jsonl.
+
+    Args:
+        devices: of this process; the fullest of them counts.
+
+    Returns:
+        "memory_bytes" and "peak_memory_bytes": on each accelerator by its allocator; of CPUs, which
+        do not tell, what this process has in memory.
+    """
+    return fullest([device.memory_stats() or {} for device in devices])
+
+
+def fullest(stats: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The same from what `jax.Device.memory_stats` says of each device; {} = it does not tell."""
+    if all("peak_bytes_in_use" in each for each in stats):
+        now, most = (max(s[key] for s in stats) for key in ("bytes_in_use", "peak_bytes_in_use"))
+    else:
+        now, most = resident_bytes()
+    return {"memory_bytes": now, "peak_memory_bytes": most}
+
+
+def resident_bytes() -> tuple[int, int]:
+    """What this process has in memory now, and the most that it had."""
+    # The peak that getrusage tells begins with the memory of the process that started this one.
+    if STATUS.exists():
+        lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+        now, most = (1024 * int(lines[key].split()[0]) for key in ("VmRSS", "VmHWM"))
+        return now, most
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most *= 1 if sys.platform == "darwin" else 1024
+    return most, most

@@ -1,26 +1,24 @@
-"""What is done between two steps, each when it is due: evaluate, log, save."""
+"""What is done between two steps, each when it is due: judge, evaluate, log, save."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from roam_jax.contracts import Params
-from roam_jax.train.curriculum import Curriculum
-from roam_jax.train.group import Arrangement, Member
+from roam_jax.contracts import Batch, Params
+from roam_jax.train.group import Group
+from roam_jax.train.guard import Verdict
+from roam_jax.train.memory import used_bytes
 from roam_jax.train.metrics import MetricsLog
 from roam_jax.train.prefetch import DevicePrefetch
 from roam_jax.train.progress import Progress
 from roam_jax.train.state import TrainState, merge
 from roam_jax.train.step import Metrics
-from roam_jax.train.workdir import plain
+from roam_jax.train.throughput import Throughput
 
-# Metrics without which a state is not saved.
-FINITE = ("loss", "grad_norm")
 Evaluate = Callable[[Params, int], Mapping[str, float]]
 
 
@@ -28,84 +26,120 @@ class Pause:
     """Called after every step of a group.
 
     Args:
-        members: the runs, in the order of their arrays.
-        arrangement: how their arrays lie side by side.
-        curriculum: of them all.
+        group: what is trained.
         log, progress: where numbers go.
         batches: of the group; its positions are saved.
-        frozen: parameters of the group that do not train.
         evaluate: see `loop.run`.
+        throughput: of a step of the group.
     """
 
     def __init__(
         self,
-        members: Sequence[Member],
-        arrangement: Arrangement,
+        group: Group,
         *,
-        curriculum: Curriculum,
         log: MetricsLog,
         progress: Progress,
         batches: DevicePrefetch,
-        frozen: Params,
         evaluate: Evaluate | None,
+        throughput: Throughput,
     ):
-        self._members, self._arrangement = members, arrangement
-        self._curriculum, self._log = curriculum, log
+        self._group, self._log = group, log
         self._progress, self._batches = progress, batches
-        self._frozen, self._evaluate = frozen, evaluate
-        self._train = members[0].config.train  # the same of all
+        self._evaluate, self._throughput = evaluate, throughput
+        self._config = group.members[0].config  # but for the seed the same of all
+        self._once = {"compile_seconds": group.compile_seconds}
+
+    def judge(self, step: int, metrics: Metrics, batch: Batch) -> Verdict:
+        """Looks whether the update was refused, and what follows from it.
+
+        Args:
+            step: that was done.
+            metrics: of it, of the group.
+            batch: that it was done on.
+
+        Raises:
+            FloatingPointError: the run has to stop.
+        """
+        refused = np.ravel(jax.device_get(metrics["refused"]))
+        # All numbers are looked at only where something is wrong.
+        accepted = [{"refused": 0.0}] * len(refused)
+        rows = self._rows(metrics) if refused.any() else accepted
+        verdicts = [
+            member.guard.check(step, row, batch)
+            for member, row in zip(self._group.members, rows, strict=True)
+        ]
+        return verdicts[0] if len(verdicts) == 1 else "accepted"
+
+    def go_back(self, step: int) -> None:
+        """The group goes on from an earlier step."""
+        self._log.rewind(step)
+        self._progress.go_back(step)
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics, *, stop: bool) -> None:
         """Does what is due.
 
         Args:
-            step: finished updates.
+            step: finished steps.
             state: after them, of the group.
             metrics: of the last of them, of the group.
             stop: the run ends here, so that it is saved.
-
-        Raises:
-            FloatingPointError: loss or gradient of a run is not finite.
         """
-        train = self._train
+        train = self._config.train
         evaluate = self._evaluate is not None and self._due(step, train.eval_every)
         log = evaluate or step == 1 or self._due(step, train.log_every)
-        save = stop or step == train.steps or self._due(step, train.save_every)
+        # What updates in a row are refused on is not what a run should go back to.
+        bad = any(member.guard.in_a_row for member in self._group.members)
+        due = self._due(step, train.save_every) and not bad
+        save = stop or step == train.steps or due
         if not (log or save):
             return
-        rows = [_ordered(row) for row in self._arrangement.split(jax.device_get(metrics))]
-        self._require_finite(step, rows)
-        steps = self._progress.lap_steps
-        times = {
-            "seconds_per_step": self._progress.lap(float(np.mean([row["loss"] for row in rows]))),
-            "seconds_waiting": self._batches.seconds_waited() / max(1, steps),
-        }
+        rows = self._rows(metrics)
+        figures = self._figures(step, float(np.mean([row["loss"] for row in rows])))
         found = self._evaluated(step, state) if evaluate else [{}] * len(rows)
+        rows = [{**row, **more} for row, more in zip(rows, found, strict=True)]
         if log:
-            rounds = {"rounds": self._curriculum.rounds_at(step - 1)}
-            for member, row, figures in zip(self._members, rows, found, strict=True):
-                self._log.write(step, {**rounds, **row, **times, **figures}, seed=member.seed)
+            first = {"rounds": self._group.curriculum.rounds_at(step - 1)}
+            for member, row in zip(self._group.members, rows, strict=True):
+                self._log.write(step, {**first, **row, **figures}, seed=member.seed)
         if save:
-            self.save(step, state, metrics)
+            self._save(step, state, rows)
         self._progress.restart_lap()
 
-    def save(self, step: int, state: TrainState, metrics: Mapping[str, Any]) -> None:
-        """Saves the state of a step, unless that was done; never one that is not finite."""
-        rows = self._arrangement.split({name: metrics[name] for name in FINITE})
-        self._require_finite(step, rows)
-        if all(step in member.checkpoints.steps for member in self._members):
-            return
-        parts = self._arrangement.split(state), self._batches.get_state()
-        for member, part, data in zip(self._members, *parts, strict=True):
-            if step not in member.checkpoints.steps:
-                member.checkpoints.save(step, part, data=data, config=plain(member.config))
+    def save(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        """Saves the state of a step, unless that was done."""
+        self._save(step, state, self._rows(metrics))
+
+    def _save(self, step: int, state: TrainState, rows: Sequence[Mapping[str, float]]) -> None:
+        group = self._group
+        parts, positions = group.arrangement.split(state), self._batches.get_state()
+        for member, part, data, row in zip(group.members, parts, positions, rows, strict=True):
+            member.save(step, part, data=data, metrics=row, mesh=group.mesh)
+
+    def _figures(self, step: int, loss: float) -> dict[str, float]:
+        """What the steps since the last pause took."""
+        steps, seconds = self._progress.lap_steps, self._progress.lap(loss)
+        waiting = self._batches.seconds_waited() / max(1, steps)
+        once, self._once = self._once, {}
+        return {
+            "seconds_per_step": seconds,
+            "seconds_waiting": waiting,
+            **self._throughput.figures(seconds, self._group.curriculum.rounds_at(step - 1)),
+            **used_bytes(self._group.mesh.local_devices),
+            **once,
+        }
+
+    def _rows(self, metrics: Metrics) -> list[dict[str, float]]:
+        """Numbers of each run."""
+        return [_ordered(row) for row in self._group.arrangement.split(jax.device_get(metrics))]
 
     def _evaluated(self, step: int, state: TrainState) -> list[dict[str, float]]:
-        """What the evaluation finds of every run."""
-        parts = self._arrangement.split(state.trainable)
-        frozen = self._arrangement.split_frozen(self._frozen)
+        """What the evaluation finds of every run; of their averages where it is to look at them."""
+        group = self._group
+        trained = state.ema if self._config.eval.ema and state.ema else state.trainable
+        parts = group.arrangement.split(trained)
+        frozen = group.arrangement.split_frozen(group.frozen)
         found = (
-            self._evaluate(jax.device_put(merge(*params)), step)
+            self._evaluate(_on_devices(merge(*params)), step)
             for params in zip(parts, frozen, strict=True)
         )
         return [
@@ -113,19 +147,12 @@ class Pause:
         ]
 
     def _due(self, step: int, every: int) -> bool:
-        return every > 0 and (step % every == 0 or step == self._train.steps)
+        return every > 0 and (step % every == 0 or step == self._config.train.steps)
 
-    def _require_finite(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        for member, row in zip(self._members, rows, strict=True):
-            values = {name: float(row[name]) for name in FINITE}
-            if not all(map(math.isfinite, values.values())):
-                steps = member.checkpoints.steps
-                raise FloatingPointError(
-                    f"{member.label}step {step}: loss = {values['loss']}, grad_norm = "
-                    f"{values['grad_norm']}; stopped without saving. The last good checkpoint in "
-                    f"{member.checkpoints.directory} is "
-                    + (f"step {steps[-1]}" if steps else "none")
-                )
+
+def _on_devices(params: Params) -> Params:
+    """Host arrays, of one run of many, on a device; those of a run alone stay where they are."""
+    return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params)
 
 
 def _ordered(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -49,6 +49,16 @@ class Progress:
             text = "step %d of %d, loss %.4f, %.3g s a step, %s left"
             logging.info(text, self._step, self._steps, self._loss, a_step, left)
 
+    def go_back(self, step: int) -> None:
+        """Count on from an earlier step, which the run repeats from a checkpoint."""
+        # Speed and time left are of the steps that were computed, repeated ones among them.
+        self._start -= self._step - step
+        self._step = step
+        self.restart_lap()
+        if self._bar is not None:
+            self._bar.n = step
+            self._bar.refresh()
+
     @property
     def lap_steps(self) -> int:
         """Finished steps since the last lap began."""

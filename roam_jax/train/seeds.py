@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,18 +20,25 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from roam_jax.axes import FSDP
+from roam_jax.axes import MESH_AXES
 from roam_jax.contracts import Task
 from roam_jax.train import sharding
+from roam_jax.train.advance import advance
 from roam_jax.train.checkpoint import Checkpoints
 from roam_jax.train.curriculum import Curriculum
-from roam_jax.train.group import Member
+from roam_jax.train.group import Group, Member
+from roam_jax.train.guard import Guard
 from roam_jax.train.interrupts import Interrupts
-from roam_jax.train.loop import advance, check_train
+from roam_jax.train.journal import Journal
+from roam_jax.train.loop import check_train
 from roam_jax.train.metrics import MetricsLog
 from roam_jax.train.pause import Evaluate
+from roam_jax.train.profile import Profiler
+from roam_jax.train.retention import Keep
 from roam_jax.train.seeds_program import Program, Programs
 from roam_jax.train.seeds_workdir import SeedsWorkdir
+from roam_jax.train.throughput import Throughput
+from roam_jax.train.writers import open_writers, require_wandb
 
 # A kill between the saves of two seeds must leave a step that both have.
 LEAST_KEPT = 2
@@ -56,6 +64,7 @@ def run_seeds(
     provenances: Mapping[int, Mapping[str, Any]] | None = None,
     evaluate: Evaluate | None = None,
     flops_per_step: Callable[[int], float] | None = None,
+    tokens_per_step: int = 0,
 ) -> None:
     """Train runs that differ in their seed alone, each until `train.steps`.
 
@@ -68,17 +77,18 @@ def run_seeds(
         seeds: different ones.
         config: of all; its own seed is not read.
         workdir: folder of the runs, see `seeds_workdir`; runs in it go on.
-        rounds, rules, evaluate, flops_per_step: as for `loop.run`.
+        rounds, rules, evaluate, flops_per_step, tokens_per_step: as for `loop.run`.
         at_once: so many of them as one program; None = as many as fit in memory.
         provenances: of each seed, as for `loop.run`.
 
     Raises:
         ValueError: as `loop.run`; a mesh that splits parameters; seeds that do not fit in memory;
             seeds of a workdir that are at different steps.
-        FloatingPointError: loss or gradient of a seed is not finite; names the seed.
+        FloatingPointError: updates of a seed were refused too often; names the seed.
         SystemExit: after a signal, as `loop.run`.
     """
     check_train(config.train)
+    require_wandb(config.train.wandb)
     _check(config, seeds, at_once)
     steps = config.train.steps
     curriculum = rounds if isinstance(rounds, Curriculum) else Curriculum(rounds, (), steps)
@@ -108,6 +118,7 @@ def run_seeds(
                     evaluate=evaluate,
                     interrupts=interrupts,
                     flops_per_step=flops_per_step,
+                    tokens_per_step=tokens_per_step,
                 )
 
 
@@ -121,39 +132,60 @@ def _train(
     evaluate: Evaluate | None,
     interrupts: Interrupts,
     flops_per_step: Callable[[int], float] | None,
+    tokens_per_step: int,
 ) -> None:
     """Train one group of seeds from a step on; `configs` has the config of each."""
     seeds = list(configs)
+    train = next(iter(configs.values())).train
+    keep = Keep.from_config(train)
+    keep = dataclasses.replace(keep, last=max(LEAST_KEPT, keep.last))
     with contextlib.ExitStack() as stack:
         members, batches, states = [], [], []
         for seed, config in configs.items():
-            keep = max(LEAST_KEPT, config.train.keep)
-            checkpoints = stack.enter_context(Checkpoints(folder.run(seed).checkpoints, keep=keep))
+            run = folder.run(seed)
+            checkpoints = stack.enter_context(Checkpoints(run.checkpoints, keep=keep))
             checkpoints.drop_after(start)
-            members.append(Member(config, checkpoints, seed))
+            guard = Guard(config.train, folder.incidents_file, seed=seed)
+            members.append(Member(config, checkpoints, guard, seed))
             batches.append(stack.enter_context(open_batches(seed)))
             first = (
-                members[-1].resume(program.one, batches[-1], step=start)
+                members[-1].resume(program.one, batches[-1], mesh=program.mesh, step=start)
                 if start
                 else program.create(seed)
             )
             states.append(jax.device_get(first))
-        tensorboard = {seed: folder.run(seed).tensorboard for seed in seeds}
-        advance(
-            program.put(program.arrangement.join(states)),
+            journal = Journal(run.journal_file)
+            stack.enter_context(journal.running(start, done=members[-1].saved_step))
+        group = Group(
             members=members,
             arrangement=program.arrangement,
             batches=batches,
             put=functools.partial(sharding.put_batch, shapes=program.batches),
-            train_steps=program.train_steps(seeds),
+            steps=program.train_steps(seeds),
             curriculum=program.curriculum,
             frozen=program.create_frozen(seeds),
-            log=stack.enter_context(MetricsLog(folder.metrics_file, tensorboard, last_step=start)),
+            mesh=program.mesh,
+            compile_seconds=program.compile_seconds,
+        )
+        writers = {
+            seed: open_writers(folder.run(seed), config, last_step=start)
+            for seed, config in configs.items()
+        }
+        profile = folder.run(seeds[0]).profile
+        advance(
+            program.put(program.arrangement.join(states)),
+            group,
+            log=stack.enter_context(MetricsLog(folder.metrics_file, writers, last_step=start)),
             evaluate=evaluate,
             interrupts=interrupts,
-            start=start,
-            flops_per_step=flops_per_step,
-            devices=program.mesh.size,
+            profiler=stack.enter_context(Profiler(train.profile, profile, start=start)),
+            throughput=Throughput.of_run(
+                config,
+                program.mesh,
+                flops_per_step=flops_per_step,
+                tokens_per_step=tokens_per_step,
+                runs=len(seeds),
+            ),
         )
 
 
@@ -164,11 +196,12 @@ def _check(config: ConfigDict, seeds: Sequence[int], at_once: int | None) -> Non
     if at_once is not None and at_once < 1:
         raise ValueError(f"--seeds_at_once {at_once}: expected 1 or more")
     mesh = sharding.make_mesh(**config.mesh)
-    if mesh.shape[FSDP] > 1:
-        raise ValueError(
-            f"mesh.fsdp = {config.mesh.fsdp} with --seeds: every seed lies whole on one device; "
-            "expected 1, or one run after another without --seeds"
-        )
+    for axis in MESH_AXES[1:]:
+        if mesh.shape[axis] > 1:
+            raise ValueError(
+                f"mesh.{axis} = {config.mesh[axis]} with --seeds: every seed lies whole on one "
+                "device; expected 1, or one run after another without --seeds"
+            )
     if jax.process_count() > 1:
         raise ValueError(
             f"--seeds with {jax.process_count()} processes: expected one; start each process with "

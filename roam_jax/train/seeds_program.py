@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,12 @@ from ml_collections import ConfigDict
 
 from roam_jax.contracts import Params, Task
 from roam_jax.train import optim, sharding, state
+from roam_jax.train.compiling import compile_steps
 from roam_jax.train.curriculum import Curriculum
-from roam_jax.train.group import Stacked
-from roam_jax.train.loop import TrainStep, compile_step
+from roam_jax.train.group import Stacked, TrainStep
 from roam_jax.train.memory import available_bytes, needed_bytes
 from roam_jax.train.step import SEEDS, make_seeds_step
+from roam_jax.train.step_options import StepOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Program:
         steps: number of rounds -> compiled step of (state, frozen, batch, seeds).
         create: the first state of a seed.
         create_frozen: from seeds to the frozen parameters of them all.
+        compile_seconds: that compiling `steps` took.
     """
 
     arrangement: Stacked
@@ -47,6 +50,7 @@ class Program:
     steps: Mapping[int, jax.stages.Compiled]
     create: Callable[[int], state.TrainState]
     create_frozen: Callable[[Sequence[int]], Params]
+    compile_seconds: float
 
     def put(self, tree: Any) -> Any:
         """Stacked host arrays on the devices of their seeds."""
@@ -76,15 +80,17 @@ class Programs:
         self, task: Task, *, config: ConfigDict, curriculum: Curriculum, rules: sharding.Rules
     ):
         self._task, self._curriculum = task, curriculum
+        self._options = StepOptions.from_config(config)
         steps = config.train.steps
         optimizer = optim.make_optimizer(config.optim, steps=steps, no_decay=task.no_decay)
         self._tx, self._schedule = optimizer
         mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
         self._batch = sharding.batch_shapes(task.batch_spec, mesh)
+        self._options.check_rows(task.batch_spec, shards=1)
         params = state.abstract_params(task, mesh, rules=rules)
         pretrained = state.load_pretrained(task, params)
         trainable, frozen = state.partition(params, task.trainable)
-        self.one = state.abstract_state(trainable, self._tx, mesh)
+        self.one = state.abstract_state(trainable, self._tx, mesh, self._options)
         self._create_trainable = state.creator(task, trainable, pretrained=pretrained)
         self._create_frozen = state.creator(task, frozen, pretrained=pretrained)
         # What is frozen and made from a seed differs between runs; what a file gives does not.
@@ -92,6 +98,7 @@ class Programs:
         self._frozen = self._create_frozen(0) if shared else frozen
         self._shared_frozen = shared
         self._compiled: dict[tuple[int, int], jax.stages.Compiled] = {}
+        self._seconds: collections.Counter[int] = collections.Counter()
 
     def of(self, count: int, *, start: int) -> Program:
         """The program of so many seeds, from a step on."""
@@ -108,17 +115,21 @@ class Programs:
         else:
             frozen = self._stacked(frozen, count, mesh)
         step = make_seeds_step(
-            self._task, self._tx, self._schedule, mesh=mesh, shared_frozen=self._shared_frozen
+            self._task,
+            self._tx,
+            self._schedule,
+            mesh=mesh,
+            shared_frozen=self._shared_frozen,
+            options=self._options,
         )
         seeds = jax.ShapeDtypeStruct(
             (count,), np.uint32, sharding=NamedSharding(mesh, PartitionSpec(SEEDS))
         )
-        what = f"the training step of {count} seeds"
-        for rounds in self._curriculum.remaining(start):
-            if (count, rounds) not in self._compiled:
-                self._compiled[count, rounds] = compile_step(
-                    step, like, frozen, batches, seeds, rounds=rounds, what=what
-                )
+        what, remaining = f"the training step of {count} seeds", self._curriculum.remaining(start)
+        new = [rounds for rounds in remaining if (count, rounds) not in self._compiled]
+        made = compile_steps(step, like, frozen, batches, seeds, rounds=new, what=what)
+        self._compiled |= {(count, rounds): one for rounds, one in made.steps.items()}
+        self._seconds[count] += made.seconds
         return Program(
             arrangement=Stacked(count, self._shared_frozen),
             mesh=mesh,
@@ -126,9 +137,10 @@ class Programs:
             one=self.one,
             like=like,
             batches=batches,
-            steps={n: self._compiled[count, n] for n in self._curriculum.remaining(start)},
+            steps={rounds: self._compiled[count, rounds] for rounds in remaining},
             create=self.create,
             create_frozen=functools.partial(self._frozen_of, mesh=mesh),
+            compile_seconds=self._seconds[count],
         )
 
     def fitting(self, count: int, *, at_once: int | None, start: int) -> int:

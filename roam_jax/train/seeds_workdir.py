@@ -39,6 +39,11 @@ class SeedsWorkdir:
         return self.path / "metrics.jsonl"
 
     @property
+    def incidents_file(self) -> pathlib.Path:
+        """One JSON object a refused update, each with its seed, see `guard`."""
+        return self.path / "incidents.jsonl"
+
+    @property
     def groups_file(self) -> pathlib.Path:
         """{"groups": [[seed, ...], ...]}."""
         return self.path / "seeds.json"

@@ -2,29 +2,30 @@
 
 Arrays carry their sharding and XLA places the collectives: what used to be `pjit` is `jax.jit` on
 arrays with a `NamedSharding`. Which parameter is split is an ordered list of (regular expression,
-PartitionSpec) rules, as in big_vision and MaxText; the first rule found in a name decides.
+spec) rules, as in big_vision and MaxText; the first rule found in a name decides. A spec may name
+what the parameter's axes hold (`logical.axes`), and the table of logical axes says what is split.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from roam_jax.axes import BATCH_AXES, FSDP, MESH_AXES
+from roam_jax.axes import BATCH_AXES, MESH_AXES, SEQUENCE, TENSOR
 from roam_jax.contracts import Params
+from roam_jax.logical import HEADS, Axes, shard_largest
 from roam_jax.train import names
+from roam_jax.train.shares import share_of
 
 # From (shape, size of each mesh axis) to the spec of one parameter.
 SpecFn = Callable[[tuple[int, ...], Mapping[str, int]], PartitionSpec]
 Rules = Sequence[tuple[str, PartitionSpec | SpecFn]]
-
-# Below this many elements a gather costs more than the copies that sharding saves.
-MIN_SHARDED_SIZE = 1 << 12
 
 
 def make_mesh(
@@ -90,28 +91,6 @@ def _factorings(count: int, factors: int) -> Iterator[tuple[int, ...]]:
                 yield first, *rest
 
 
-def shard_largest(
-    shape: tuple[int, ...],
-    axis_sizes: Mapping[str, int],
-    *,
-    axis: str = FSDP,
-    min_size: int = MIN_SHARDED_SIZE,
-) -> PartitionSpec:
-    """A rule's right-hand side: split the largest axis that divides, else copy.
-
-    Args:
-        shape: shape of the parameter.
-        axis_sizes: devices along each mesh axis.
-        axis: the mesh axis to split over.
-        min_size: parameters with fewer elements are copied.
-    """
-    devices = axis_sizes[axis]
-    dividing = [(size, -i) for i, size in enumerate(shape) if size % devices == 0]
-    if math.prod(shape) < min_size or not dividing:
-        return PartitionSpec()
-    return PartitionSpec(*[None] * -max(dividing)[1], axis)
-
-
 # What to pass where nothing better is known of a tree.
 DEFAULT_RULES: Rules = ((".*", shard_largest),)
 
@@ -121,7 +100,8 @@ def match_rules(rules: Rules, shapes: Params, *, axis_sizes: Mapping[str, int]) 
 
     Args:
         rules: (regular expression, spec), in order. The spec is a `PartitionSpec`, which must
-            divide the parameter, or a function such as `shard_largest` that looks at the shape.
+            divide the parameter, or a function that looks at the shape: `logical.axes(...)`,
+            `logical.shard_largest`.
         shapes: tree of anything with a `shape`.
         axis_sizes: devices along each mesh axis, `mesh.shape`.
 
@@ -129,8 +109,9 @@ def match_rules(rules: Rules, shapes: Params, *, axis_sizes: Mapping[str, int]) 
         A tree like `shapes`, of PartitionSpecs.
 
     Raises:
-        ValueError: parameters that no rule matches, rules that decide no parameter, and specs that
-            do not fit their parameter, all in one message.
+        ValueError: parameters that no rule matches, rules that decide no parameter, specs that do
+            not fit their parameter, and mesh axes over which nothing of this model is split, all
+            in one message.
     """
     specs, problems, used = {}, [], set()
     for name, leaf in names.flatten(shapes).items():
@@ -139,20 +120,46 @@ def match_rules(rules: Rules, shapes: Params, *, axis_sizes: Mapping[str, int]) 
             problems.append(f"parameter {name} {leaf.shape} is matched by no rule")
             continue
         used.add(index)
-        regex, spec = rules[index]
-        if not isinstance(spec, PartitionSpec):
-            spec = spec(tuple(leaf.shape), axis_sizes)
-        if misfit := _misfit(spec, tuple(leaf.shape), axis_sizes):
-            problems.append(f"rule {regex!r} -> {spec} on parameter {name} {leaf.shape}: {misfit}")
+        regex, rule = rules[index]
+        shape, said = tuple(leaf.shape), f"rule {regex!r} -> {{}} on parameter {name} {leaf.shape}"
+        try:
+            spec = rule if isinstance(rule, PartitionSpec) else rule(shape, axis_sizes)
+        except ValueError as error:
+            problems.append(f"{said.format(rule)}: {error}")
+            continue
+        if misfit := _misfit(spec, shape, axis_sizes):
+            result = f"{rule} = {spec}" if isinstance(rule, Axes) else spec
+            problems.append(f"{said.format(result)}: {misfit}")
         specs[name] = spec
     problems += [
         f"rule {regex!r} decides no parameter"
         for i, (regex, _) in enumerate(rules)
         if i not in used
     ]
+    problems += _idle_axes(rules, specs.values(), axis_sizes)
     if problems:
         raise ValueError("sharding rules: " + "; ".join(problems))
     return names.unflatten(specs)
+
+
+def _idle_axes(
+    rules: Rules, specs: Iterable[PartitionSpec], axis_sizes: Mapping[str, int]
+) -> list[str]:
+    """Mesh axes that ask for what the model of these rules has not: heads, cells in a sequence."""
+    if any(isinstance(rule, Axes) and HEADS in rule.names for _, rule in rules):
+        return []
+    named = {axis for spec in specs for entry in spec for axis in _axes_of(entry)}
+    return [
+        f"mesh.{axis} = {axis_sizes[axis]}: nothing of this model is split along it (it has no "
+        "attention over cells); expected 1"
+        for axis in (SEQUENCE, TENSOR)
+        if axis_sizes.get(axis, 1) > 1 and axis not in named
+    ]
+
+
+def _axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes that an entry of a spec names."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _misfit(spec: PartitionSpec, shape: tuple[int, ...], axis_sizes: Mapping[str, int]) -> str:
@@ -160,13 +167,14 @@ def _misfit(spec: PartitionSpec, shape: tuple[int, ...], axis_sizes: Mapping[str
     if len(spec) > len(shape):
         return f"the spec has {len(spec)} axes, the parameter {len(shape)}"
     for i, entry in enumerate(spec):
-        axes = () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+        axes = _axes_of(entry)
         unknown = [axis for axis in axes if axis not in axis_sizes]
         if unknown:
             return f"mesh axis {unknown[0]!r} is none of {tuple(axis_sizes)}"
         devices = math.prod(axis_sizes[axis] for axis in axes)
         if shape[i] % devices:
-            return f"axis {i} of size {shape[i]} does not divide by {devices} devices"
+            along = " x ".join(f"mesh.{axis}" for axis in axes)
+            return f"axis {i} of size {shape[i]} does not divide by {along} = {devices} devices"
     return ""
 
 
@@ -180,6 +188,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """Parts that the rows of a batch are split into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def batch_shapes(batch_spec: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The batch that a step is compiled for.
 
@@ -191,7 +204,7 @@ def batch_shapes(batch_spec: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Sha
         ValueError: the batch does not divide by the devices along `BATCH_AXES`.
     """
     rows = {spec.shape[0] for spec in batch_spec.values()}
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = batch_shards(mesh)
     if len(rows) != 1 or min(rows) % shards:
         raise ValueError(
             f"train.batch_size = {', '.join(map(str, sorted(rows)))} does not divide by "
@@ -204,20 +217,31 @@ def batch_shapes(batch_spec: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Sha
     }
 
 
+def place(array: np.ndarray, where: jax.sharding.Sharding) -> jax.Array:
+    """A host array on its devices, which may be those of several hosts that all have it.
+
+    Each host puts its own shards; `jax.device_put` would send the array around to compare it.
+    """
+    if where.is_fully_addressable:
+        return jax.device_put(array, where)
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+
 def put_batch(
     batch: Mapping[str, Any], shapes: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
     """A host batch on the devices, each with its rows.
 
     Args:
-        batch: name -> host array; of several processes, each brings its share of the rows, in the
-            order of the processes.
+        batch: name -> host array; of several processes, each brings the rows that its devices need,
+            see `shares.share_of`.
         shapes: what the step was compiled for, from `batch_shapes`.
 
     Raises:
         ValueError: a field is missing or unexpected, or has another shape or dtype.
     """
-    processes = jax.process_count()
+    mesh = next(iter(shapes.values())).sharding.mesh
+    processes = share_of(mesh)[1]
     want = {
         name: ((spec.shape[0] // processes, *spec.shape[1:]), str(spec.dtype))
         for name, spec in shapes.items()

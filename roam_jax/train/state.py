@@ -8,10 +8,10 @@ so they are neither donated nor saved, and they keep the dtype of their file.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,24 +21,50 @@ from jax.sharding import Mesh, NamedSharding
 from roam_jax.contracts import Params, Task
 from roam_jax.spelling import nearest
 from roam_jax.train import names, sharding
+from roam_jax.train.averages import start_guard
+from roam_jax.train.step_options import PLAIN, StepOptions
 
 # No run reaches this step, so that no training step shares its key with the initialisation.
 INIT_STEP = np.uint32(2**32 - 1)
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """All that a step changes, and exactly what a checkpoint holds.
 
+    What is empty is no part of the tree: a run that keeps no average has the same checkpoints as
+    before there were any.
+
     Args:
-        step: number of finished updates, () int32.
+        step: number of steps done, () int32; a refused update counts.
         trainable: tree of the parameters that train, float32.
         opt_state: the optimizer's state of `trainable`.
+        ema: average of `trainable`, a tree like it; {} = none is kept.
+        guard: what spikes are told by, "mean_norm" () float32 and "accepted" () int32; {} = none.
     """
 
     step: Any
     trainable: Params
     opt_state: Any
+    ema: Params = dataclasses.field(default_factory=dict)
+    guard: Params = dataclasses.field(default_factory=dict)
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+        """Fields that hold something, by name."""
+        always = ("step", "trainable", "opt_state")
+        empty = [n for n in ("ema", "guard") if isinstance(x := getattr(self, n), dict) and not x]
+        kept = (*always, *(name for name in ("ema", "guard") if name not in empty))
+        return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in kept], kept
+
+    @classmethod
+    def tree_unflatten(cls, kept: tuple[str, ...], children: Sequence[Any]) -> TrainState:
+        """Inverse of `tree_flatten_with_keys`."""
+        return cls(**dict(zip(kept, children, strict=True)))
+
+    def replace(self, **changes: Any) -> TrainState:
+        """The same with other fields."""
+        return dataclasses.replace(self, **changes)
 
 
 def partition(params: Params, trainable: Sequence[str]) -> tuple[Params, Params]:
@@ -160,20 +186,32 @@ def creator(
     def create(seed: int) -> Params:
         key = jax.random.fold_in(jax.random.key(seed), INIT_STEP)
         created = init(key) if fresh else {}
-        for name in leaves.keys() - fresh.keys():
+        for name in [name for name in leaves if name not in fresh]:  # the same order on all hosts
             array = pretrained[name]
             if names.matches(name, task.trainable):
                 array = np.asarray(array, np.float32)
             elif task.frozen_dtype is not None:  # leaf by leaf: never a second copy of the tree
                 array = np.asarray(array).astype(task.frozen_dtype)
-            created[name] = jax.device_put(array, leaves[name].sharding)
+            created[name] = sharding.place(array, leaves[name].sharding)
         return names.unflatten({name: created[name] for name in leaves})
 
     return create
 
 
-def abstract_state(trainable: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes and shardings of the state; moments are sharded as their parameters."""
+def abstract_state(
+    trainable: Params,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    options: StepOptions = PLAIN,
+) -> TrainState:
+    """Shapes and shardings of the state; moments and average are sharded as their parameters.
+
+    Args:
+        trainable: the part of `abstract_params` that trains.
+        tx: the optimizer.
+        mesh: the device mesh.
+        options: of the step.
+    """
 
     def on_mesh(leaf: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
@@ -189,16 +227,40 @@ def abstract_state(trainable: Params, tx: optax.GradientTransformation, mesh: Me
             trainable,
             transform_non_params=lambda leaf: on_mesh(leaf, everywhere),
         ),
+        ema=trainable if options.ema_decay else {},
+        guard=jax.tree.map(
+            lambda leaf: on_mesh(leaf, everywhere),
+            jax.eval_shape(lambda: start_guard(options.spike_factor)),
+        ),
     )
 
 
 def create_state(
     trainable: Params, tx: optax.GradientTransformation, *, like: TrainState
 ) -> TrainState:
-    """The state before the first step, sharded as `like` (from `abstract_state`)."""
+    """The state before the first step, sharded as `like`, and with what `like` has.
+
+    Args:
+        trainable: the parameters.
+        tx: the optimizer.
+        like: from `abstract_state`.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+
+    def start(trainable: Params) -> tuple[Any, Params]:
+        # A copy: what a step is given is donated, so no buffer may be in it twice.
+        return tx.init(trainable), jax.tree.map(jnp.copy, trainable) if like.ema != {} else {}
+
+    where = shardings.opt_state, shardings.ema
+    opt_state, ema = jax.jit(start, out_shardings=where)(trainable)
     return TrainState(
         step=jax.device_put(np.int32(0), shardings.step),
         trainable=trainable,
-        opt_state=jax.jit(tx.init, out_shardings=shardings.opt_state)(trainable),
+        opt_state=opt_state,
+        ema=ema,
+        guard=jax.tree.map(
+            lambda leaf, where: jax.device_put(np.zeros(leaf.shape, leaf.dtype), where),
+            like.guard,
+            shardings.guard,
+        ),
     )

@@ -191,6 +191,21 @@ class Workdir:
         return self.path / "checkpoints"
 
     @property
+    def incidents_file(self) -> pathlib.Path:
+        """One JSON object a refused update, see `guard`."""
+        return self.path / "incidents.jsonl"
+
+    @property
+    def journal_file(self) -> pathlib.Path:
+        """Starts and ends, see `journal`."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def profile(self) -> pathlib.Path:
+        """Traces of JAX's profiler."""
+        return self.path / "profile"
+
+    @property
     def tensorboard(self) -> pathlib.Path:
         """Event files with the numbers of `metrics_file`."""
         return self.path / "tensorboard"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from roam_jax.data.demonstration_batches import Chunks, DemonstrationBatches, body_rows
-from roam_jax.data.loader import Process
+from roam_jax.data.position import Process
 from roam_jax.tasks.clone_task import clone_batch_spec
 from tests.tasks.bodies import SPECS, Noise, noise
 

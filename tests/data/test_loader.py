@@ -18,8 +18,9 @@ from safetensors.numpy import save_file
 from roam_jax.contracts import TimeSpec
 from roam_jax.data.cached_statistics import compute_statistics
 from roam_jax.data.dataset import EpisodeReader
-from roam_jax.data.loader import Process, make_loader
+from roam_jax.data.loader import make_loader
 from roam_jax.data.options import WindowOptions
+from roam_jax.data.position import Process
 from roam_jax.data.windows import WindowSource
 from tests.conftest import ROOT
 from tests.data import rlds
@@ -190,6 +191,7 @@ import sys
 import time
 
 from roam_jax.data.loader import make_loader
+from roam_jax.data.position import Process
 from tests.data.test_loader import open_windows
 
 if __name__ == "__main__":
@@ -229,8 +231,8 @@ def test_processes_share_every_batch(mixture, count):
     assert take(other, 2) == take(make_loader(mixture, batch_size=8, seed=1), 8)[6:]
 
 
-def test_two_processes_on_loopback_are_disjoint_and_cover_an_epoch(tmp_path, train):
-    """A cluster of two: each reads half of every global batch, the devices see all of it."""
+def run_two_processes(tmp_path, train, axis):
+    """What each process of a cluster of two says of its batches."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -238,7 +240,7 @@ def test_two_processes_on_loopback_are_disjoint_and_cover_an_epoch(tmp_path, tra
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "ROAM_CACHE": str(tmp_path / "cache"),
     }
-    arguments = [str(free_port()), str(train.reader.root)]
+    arguments = [str(free_port()), str(train.reader.root), axis]
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.data.two_processes", str(i), *arguments],
@@ -252,17 +254,25 @@ def test_two_processes_on_loopback_are_disjoint_and_cover_an_epoch(tmp_path, tra
     ]
     outputs = [child.communicate(timeout=120) for child in children]
     assert [child.returncode for child in children] == [0, 0], outputs
-    told = [[json.loads(x) for x in out.splitlines() if x.startswith("{")] for out, _ in outputs]
+    return [[json.loads(x) for x in out.splitlines() if x.startswith("{")] for out, _ in outputs]
+
+
+@pytest.mark.parametrize("axis", ["data", "tensor"])
+def test_two_processes_on_loopback_make_the_rows_that_their_devices_need(tmp_path, train, axis):
+    """Each reads half of every global batch, or all of it; the devices see all of it."""
+    told = run_two_processes(tmp_path, train, axis)
     reference = make_loader(train, batch_size=4, seed=7)
     for number, (first, second) in enumerate(zip(*told, strict=True)):
         batch = next(reference)
         rows = [[episode, start] for _, episode, start in identities(batch)]
-        assert (first["rows"], second["rows"]) == (rows[:2], rows[2:]), number
+        expected = (rows[:2], rows[2:]) if axis == "data" else (rows, rows)
+        assert (first["rows"], second["rows"]) == expected, number
         total = int(batch["frames"].astype(np.int64).sum())
         assert first["shape"] == second["shape"] == [4, 5, 8, 8, 3]
         assert first["total"] == second["total"] == total
     # 11 batches of 4 are four epochs of 11 windows; together they hold each window four times.
-    every = [tuple(row) for lines in told for line in lines for row in line["rows"]]
+    makers = told if axis == "data" else told[:1]
+    every = [tuple(row) for lines in makers for line in lines for row in line["rows"]]
     assert sorted(every) == sorted([window[1:] for window in windows_of(train)] * 4)
 
 

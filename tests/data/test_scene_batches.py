@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from roam_jax.data.loader import Process
+from roam_jax.data.position import Process
 from roam_jax.data.scene_batches import (
     SceneBatches,
     scene_batch,

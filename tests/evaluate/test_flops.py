@@ -7,7 +7,10 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
+from roam_jax.attention.block_sparse import block_sparse_attention
+from roam_jax.canvas.segments import SegmentTable
 from roam_jax.evaluate.flops import count_flops
 
 N, D, E = 6, 8, 10
@@ -87,8 +90,8 @@ def test_loops_of_unknown_length_are_refused():
     assert flops(lambda x: jax.lax.while_loop(lambda h: h[0, 0] < 1, jnp.tanh, x), X) == 0
 
 
-# Fused attention traces on a GPU only; this has the name of its primitive.
-fused_attention = jax.extend.core.Primitive("dot_product_attention_fwd_wrapper")
+# Has a name that is known to be of a product.
+fused_attention = jax.extend.core.Primitive("dot_product_attention_fp8_fwd_wrapper")
 fused_attention.def_abstract_eval(lambda x: x)
 
 
@@ -100,7 +103,7 @@ fused_attention.def_abstract_eval(lambda x: x)
             jax.lax.ragged_dot,
             (X, shape(2, D, E), jax.ShapeDtypeStruct((2,), jnp.int32)),
         ),
-        ("dot_product_attention_fwd_wrapper", fused_attention.bind, (X,)),
+        ("dot_product_attention_fp8_fwd_wrapper", fused_attention.bind, (X,)),
         ("cholesky", jnp.linalg.cholesky, (shape(D, D),)),
         ("triangular_solve", jax.scipy.linalg.solve_triangular, (shape(D, D), shape(D, D))),
         ("fft", jnp.fft.fft, (X,)),
@@ -163,3 +166,54 @@ def test_scopes_say_where_products_come_from():
     assert sum(again.values()) == PRODUCT
     assert sum(n for scope, n in counts.items() if "transpose" in scope) == 3 * PRODUCT
     assert all("layer" in scope for scope in counts)
+
+
+def test_fused_attention_counts_as_its_products(monkeypatch):
+    # JAX asks the GPU whether it has cuDNN when this is traced.
+    fused = jax._src.cudnn.fused_attention_stablehlo
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused, "check_compute_capability", lambda *_, **__: True)
+    monkeypatch.setattr(fused, "check_is_flash_attention", lambda *_, **__: None)
+    heads, rows, keys, width = 3, 8, 16, 64
+    query, key = (
+        jax.ShapeDtypeStruct((2, cells, heads, width), jnp.bfloat16) for cells in (rows, keys)
+    )
+
+    def attend(*qkv):
+        return jax.nn.dot_product_attention(*qkv, implementation="cudnn")
+
+    product = 2 * 2 * heads * rows * keys * width
+    assert flops(attend, query, key, key) == 2 * product
+    gradient = jax.grad(lambda *qkv: attend(*qkv).sum(), argnums=(0, 1, 2))
+    assert flops(gradient, query, key, key) == 7 * product
+
+
+def test_a_kernel_counts_as_it_says():
+    def double(source, target):
+        target[...] = source[...] @ source[...]
+
+    def call(**estimate):
+        out = jax.ShapeDtypeStruct((16, 16), jnp.float32)
+        return pl.pallas_call(double, out_shape=out, interpret=True, **estimate)
+
+    cost = pl.CostEstimate(flops=77, transcendentals=0, bytes_accessed=0)
+    assert flops(call(cost_estimate=cost), shape(16, 16)) == 77
+    assert flops(jax.vmap(call(cost_estimate=cost)), shape(5, 16, 16)) == 5 * 77
+    with pytest.raises(ValueError, match="the kernel has no cost_estimate"):
+        flops(call(), shape(16, 16))
+
+
+def test_block_sparse_attention_counts_its_live_blocks():
+    # Two segments of 32 cells in blocks of 16: the first reads itself, the second both.
+    segments = np.repeat(np.array([0, 1], np.int32), 32)
+    table = SegmentTable(segments, np.array([[0, -np.inf], [0, 0]], np.float32))
+    query = shape(2, 64, 3, 16)
+
+    def attend(*qkv):
+        return block_sparse_attention(*qkv, table, block=16)
+
+    product = 2 * 2 * 3 * (32 * 32 + 32 * 64) * 16
+    assert flops(attend, query, query, query) == 2 * product
+    gradient = jax.grad(lambda *qkv: attend(*qkv).sum(), argnums=(0, 1, 2))
+    # Scores and their gradients are made twice, for queries and for keys and values.
+    assert flops(gradient, query, query, query) == (2 + 3 + 4) * product

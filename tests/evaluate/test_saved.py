@@ -10,7 +10,10 @@ import pytest
 from roam_jax.evaluate.as_trained import check_fingerprints
 from roam_jax.evaluate.saved import open_saved, read_saved
 from roam_jax.train import names
-from roam_jax.train.workdir import LATER_LEAVES
+from roam_jax.train.checkpoint import Checkpoints
+from roam_jax.train.sharding import make_mesh
+from roam_jax.train.state import TrainState, merge, partition
+from roam_jax.train.workdir import LATER_LEAVES, Workdir, plain
 from tests.evaluate.test_run import with_overrides
 
 LESS = with_overrides("eval.windows=1")
@@ -25,12 +28,33 @@ def assert_same(found, expected):
 
 def test_a_workdir_and_its_export_are_the_same_run(finished, exported, experiment, params):
     for path in (finished, exported):
+        assert not read_saved(path).averaged
         run = open_saved(path, overrides=LESS)
         assert run.step == 6 and run.changed == {"eval.windows": "0 -> 1"}
         assert run.experiment.fingerprints == experiment.fingerprints
         assert run.provenance["fingerprints"] == dict(experiment.fingerprints)
         assert_same(run.params, params)
     assert open_saved(finished, step=5, overrides=LESS).step == 5
+
+
+def test_the_average_of_a_run_is_what_is_loaded(experiment, params, tmp_path):
+    """Unless eval.ema says otherwise; a run without one has no choice."""
+    config = experiment.config.copy_and_resolve_references()
+    config.optim.ema_decay = 0.9
+    workdir = Workdir(tmp_path / "run")
+    workdir.create(config, experiment.provenance())
+    trainable, frozen = partition(params, experiment.task.trainable)
+    mean = jax.tree.map(lambda leaf: leaf * 0.5, trainable)
+    with Checkpoints(workdir.checkpoints, keep=1) as checkpoints:
+        state = TrainState(np.int32(7), trainable, {}, ema=mean)
+        checkpoints.save(7, state, data={}, config=plain(config))
+    one = make_mesh(1, 1, devices=jax.devices()[:1])
+    for asked, expected in (("True", mean), ("False", trainable)):
+        saved = read_saved(workdir.path, overrides=with_overrides(f"eval.ema={asked}"))
+        assert saved.averaged == (asked == "True")
+        found, step = saved.params(experiment.task, rules=experiment.rules, mesh=one)
+        assert step == 7
+        assert_same(found, merge(expected, frozen))
 
 
 def test_an_export_holds_one_step(exported):

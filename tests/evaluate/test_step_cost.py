@@ -6,6 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from roam_jax.evaluate.flops import count_flops
 from roam_jax.evaluate.parameters import stored_parameters
@@ -13,6 +14,7 @@ from roam_jax.evaluate.step_cost import compiled_bytes, device_bytes, mesh_sizes
 from roam_jax.tasks.sketch import sketch
 from roam_jax.train import names
 from roam_jax.train.optim import make_optimizer
+from roam_jax.train.sharding import DEFAULT_RULES as RULES
 from roam_jax.train.sharding import make_mesh
 from roam_jax.train.state import abstract_params, partition
 from tests.tiny_weights import TRANSFORMER
@@ -123,9 +125,17 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_the_rest_of_the_devices_counts_as_one():
-    config = toy.make_config()
-    config.mesh.data, config.mesh.fsdp = -1, 8
-    assert mesh_sizes(config.mesh) == {"data": 1, "fsdp": 8}
+    asked = {"data": -1, "fsdp": 8, "sequence": 1, "tensor": 2}
+    assert mesh_sizes(ConfigDict(asked)) == {**asked, "data": 1}
+
+
+def test_the_rows_of_a_batch_are_not_split_along_tensor_and_sequence(plan, stored):
+    sizes = {"data": 1, "fsdp": 2, "sequence": 1, "tensor": 1}
+    wide = {**sizes, "sequence": 8, "tensor": 1}
+    two, more = (
+        device_bytes(plan.task, stored, rules=RULES, axis_sizes=each) for each in (sizes, wide)
+    )
+    assert more["batch"] == two["batch"] > 0
 
 
 def test_xla_is_given_what_the_step_has():

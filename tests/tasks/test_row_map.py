@@ -35,3 +35,15 @@ def test_rows_over_a_mesh_are_those_of_one_device():
     out = jax.jit(mapped)(jax.device_put(ROWS[0], where))
     assert out.sharding.is_equivalent_to(where, ndim=2)
     np.testing.assert_array_equal(out, 3 * ROWS[0])
+
+
+@pytest.mark.parametrize("rows", [8, 4, 2, 3])
+def test_rows_that_not_all_devices_divide(rows):
+    """Of a mesh that splits cells or heads as well; what is found is split as batches are."""
+    kinds = (AxisType.Auto,) * 3
+    mesh = jax.make_mesh((2, 2, 2), ("data", "sequence", "tensor"), axis_types=kinds)
+    values = ROWS[0][:rows]
+    out = jax.jit(mapped)(jax.device_put(values, NamedSharding(mesh, PartitionSpec())))
+    split = None if rows == 3 else "data"
+    assert out.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(split)), ndim=2)
+    np.testing.assert_array_equal(out, 3 * values)

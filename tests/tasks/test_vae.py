@@ -96,7 +96,9 @@ def test_crops_are_windows_of_the_clip():
 
 def test_recolouring_is_one_affine_map_of_colours_a_clip():
     clips = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 3, 1, 4, 4)), jnp.float32)
-    changed = np.asarray(tasks._recolour(clips, jax.random.key(0)))
+    changed = np.asarray(
+        tasks._recolour(clips, jax.random.key(0), draws=tasks.ClipDraws(len(clips)))
+    )
     for before, after in zip(np.asarray(clips), changed, strict=True):
         colours = np.concatenate([before.reshape(3, -1), np.ones((1, 16))]).T
         fit, residual, *_ = np.linalg.lstsq(colours, after.reshape(3, -1).T, rcond=None)

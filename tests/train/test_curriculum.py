@@ -15,7 +15,7 @@ from configs import defaults
 from roam_jax.cli.arguments import override
 from roam_jax.train import loop
 from roam_jax.train.curriculum import Curriculum
-from roam_jax.train.metrics import read_metrics
+from roam_jax.train.metrics import read_metrics, reproducible
 from tests.train import toy
 
 CURRICULUM = Curriculum(3, (3, 8), steps=12)
@@ -98,7 +98,7 @@ def counting_task(traced):
 
 def rows(workdir):
     found = read_metrics(workdir / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.startswith("seconds_")} for row in found]
+    return list(map(reproducible, found))
 
 
 @pytest.fixture(scope="module")

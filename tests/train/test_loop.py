@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from roam_jax.train import load, loop, names, sharding
+from roam_jax.train.guard import read_incidents
 from roam_jax.train.metrics import read_metrics
 from roam_jax.train.workdir import Workdir
 from tests.train import toy
@@ -51,12 +52,17 @@ def test_workdir_of_a_run(finished):
 def test_metrics_of_a_run(finished):
     rows = read_metrics(finished[0].metrics_file)
     assert [row["step"] for row in rows] == [1, 4, 5, 8, 10, 12]
-    keys = ["step", "rounds", "loss", "grad_norm", "loss/mean_error", "lr"]
-    keys += ["seconds_per_step", "seconds_waiting"]
+    keys = {"step", "rounds", "loss", "loss/mean_error", "lr", "refused"}
+    keys |= {"seconds_per_step", "seconds_waiting", "steps_per_second", "examples_per_second"}
+    keys |= {"memory_bytes", "peak_memory_bytes", "grad_norm"}
+    norms = ("grad_norm", "param_norm", "update_norm")
+    keys |= {f"{norm}/{group}" for norm in norms for group in ("head", "hidden")}
     assert {row["rounds"] for row in rows} == {2}
     for row in rows:
         evaluated = row["step"] in (5, 10, 12)
-        assert list(row) == keys + ["eval/error"] * evaluated
+        more = {"eval/error"} if evaluated else {"compile_seconds"} if row["step"] == 1 else set()
+        assert set(row) == keys | more
+        assert list(row)[:3] == ["step", "rounds", "loss"]
         assert 0 <= row["seconds_waiting"] <= row["seconds_per_step"]
         if evaluated:
             assert row["eval/error"] == row["step"] / 2
@@ -125,14 +131,44 @@ def test_compiling_is_announced(tmp_path, caplog):
     assert lines[start + 1].startswith("compiled in ")
 
 
-def test_nan_stops_without_saving(tmp_path):
-    with pytest.raises(FloatingPointError, match="step 8: loss = nan") as error:
-        run(tmp_path, batches=toy.ToyBatches(poison=6), log_every=4, save_every=3)
-    assert "is step 6" in str(error.value)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "6"]
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 4]
+def test_a_refused_update_changes_nothing_but_the_step(tmp_path):
+    state = run(tmp_path, batches=toy.ToyBatches(poison=(6,)), save_every=6)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["refused"]] == [7]
+    assert rows[6]["loss"] is None  # JSON has no NaN
+    assert int(state.step) == 12
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.trainable))
+    (incident,) = read_incidents(tmp_path / "incidents.jsonl")
+    assert (incident["step"], incident["done"], incident["loss"]) == (7, "refused", "nan")
+
+
+def test_refused_updates_in_a_row_roll_back(tmp_path):
+    """From the checkpoint of step 4, on with the data that follows the bad batches."""
+    bad = (6, 7, 8)
+    state = run(tmp_path / "bad", batches=toy.ToyBatches(poison=bad))
+    expected = run(tmp_path / "skipped", batches=toy.ToyBatches(skipped=(4, 5, *bad)))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    found, wanted = (read_metrics(tmp_path / n / "metrics.jsonl") for n in ("bad", "skipped"))
+    assert [row["step"] for row in found] == list(range(1, 13))
+    assert [row["loss"] for row in found] == [row["loss"] for row in wanted]
+    done = [i["done"] for i in read_incidents(tmp_path / "bad" / "incidents.jsonl")]
+    assert done == ["refused", "refused", "roll back"]
+
+
+def test_refused_before_the_first_checkpoint(tmp_path):
+    state = run(tmp_path / "bad", batches=toy.ToyBatches(poison=(1, 2)), refusals=2)
+    expected = run(tmp_path / "skipped", batches=toy.ToyBatches(skipped=(0, 1, 2)))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_it_stops_after_so_many_returns(tmp_path):
+    with pytest.raises(FloatingPointError, match="after 2 returns to a checkpoint"):
+        run(tmp_path, batches=toy.ToyBatches(poison=range(6, 100)))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4"]
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")][:4] == [1, 2, 3, 4]
+    assert len(read_incidents(tmp_path / "incidents.jsonl")) == 9
     # With good data the run goes on.
-    assert int(run(tmp_path, log_every=4, save_every=3).step) == 12
+    assert int(run(tmp_path).step) == 12
 
 
 def test_batches_that_end(tmp_path):

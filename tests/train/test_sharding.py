@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from roam_jax import logical
 from roam_jax.contracts import ArraySpec
 from roam_jax.train import names, sharding
 
@@ -48,7 +51,7 @@ def test_first_rule_decides():
     rules = (
         ("loop/", P()),
         ("^blocks/", P(None, None, "fsdp")),
-        (".*", sharding.shard_largest),
+        (".*", logical.shard_largest),
     )
     assert names.flatten(sharding.match_rules(rules, tree, axis_sizes=SIZES)) == {
         "blocks/loop/gate": P(),
@@ -69,7 +72,7 @@ def test_all_misfits_in_one_message():
         sharding.match_rules(rules, tree, axis_sizes=SIZES)
     message = str(error.value)
     assert "rule 'a/kernel'" in message
-    assert "axis 0 of size 6 does not divide by 4 devices" in message
+    assert "axis 0 of size 6 does not divide by mesh.fsdp = 4 devices" in message
     assert "the spec has 2 axes, the parameter 1" in message
     assert "parameter b/kernel (8, 8) is matched by no rule" in message
     # One that matches nothing, and one that comes too late to decide anything.
@@ -95,7 +98,104 @@ def test_unknown_mesh_axis():
     ],
 )
 def test_shard_largest(shape, spec):
-    assert sharding.shard_largest(shape, SIZES) == spec
+    assert logical.shard_largest(shape, SIZES) == spec
+
+
+WHOLE = {"data": 1, "fsdp": 4, "sequence": 1, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+    ("names_of_axes", "shape", "sizes", "spec"),
+    [
+        # fsdp takes the largest axis that is left; without tensor, the largest of all.
+        (("depth", "width", "hidden"), (30, 1920, 7680), WHOLE, P(None, "fsdp", "tensor")),
+        (("depth", "hidden", "width"), (30, 7680, 1920), WHOLE, P(None, "tensor", "fsdp")),
+        (("depth", "width", "hidden"), (30, 1920, 7680), SIZES, P(None, None, "fsdp")),
+        (("depth", "width", "heads"), (3, 4, 4), WHOLE, P(None, None, "tensor")),  # small
+        (("depth", "heads"), (30, 1920), WHOLE, P(None, "tensor")),  # no matrix
+        (("width", "heads"), (1921, 1920), {**WHOLE, "fsdp": 7}, P(None, "tensor")),
+        (("batch", "cells"), (8, 4), {**WHOLE, "data": 2}, P(("data", "fsdp"))),
+    ],
+)
+def test_logical_axes(names_of_axes, shape, sizes, spec):
+    assert logical.axes(*names_of_axes)(shape, sizes) == spec
+
+
+def test_logical_axes_that_do_not_fit():
+    with pytest.raises(ValueError, match="logical axis = 'head': expected one of .* 'heads'"):
+        logical.axes("depth", "head")
+    tree = shapes(attn__kernel=(2, 8, 9), attn__bias=(2, 9, 1))
+    rules = (
+        ("kernel", logical.axes("depth", "width", "heads")),
+        ("bias", logical.axes("depth", "heads")),
+    )
+    with pytest.raises(ValueError) as error:
+        sharding.match_rules(rules, tree, axis_sizes=WHOLE)
+    assert (
+        "rule 'kernel' -> axes(depth, width, heads) = P(None, None, 'tensor') on "
+        "parameter attn/kernel (2, 8, 9): axis 2 of size 9 does not divide by mesh.tensor = 2"
+    ) in str(error.value)
+    assert "attn/bias (2, 9, 1): axes(depth, heads) names 2 axes, the parameter has 3" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize("axis", ["sequence", "tensor"])
+def test_axis_over_which_nothing_is_split(axis):
+    sizes = {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1, axis: 2}
+    with pytest.raises(ValueError, match=f"mesh.{axis} = 2: nothing of this model is split"):
+        sharding.match_rules(((".*", P()),), shapes(a=(8,)), axis_sizes=sizes)
+    heads = ((".*", logical.axes("heads")),)
+    sharding.match_rules(heads, shapes(a=(8,)), axis_sizes=sizes)
+
+
+def traced(x, mesh):
+    """What `logical` sees of an array within `jit`."""
+    seen = []
+
+    @jax.jit
+    def look(x):
+        y = logical.constrain(jnp.sin(x), "batch", "cells", "hidden")
+        seen.append((logical.shards(y, "batch"), logical.shards(y, "cells")))
+        return y
+
+    y = look(x if mesh is None else jax.device_put(x, sharding.batch_sharding(mesh)))
+    return seen[0], y.sharding
+
+
+def test_activations_are_split_by_the_table():
+    x = np.ones((4, 6, 8), np.float32)
+    mesh = sharding.make_mesh(1, 2, 2, 2)
+    seen, where = traced(x, mesh)
+    assert seen == (2, 2)
+    assert where.is_equivalent_to(
+        jax.sharding.NamedSharding(mesh, P(("data", "fsdp"), "sequence", "tensor")), ndim=3
+    )
+    # A size that does not divide stays whole.
+    _, where = traced(x[:, :5], mesh)
+    assert where.is_equivalent_to(
+        jax.sharding.NamedSharding(mesh, P(("data", "fsdp"), None, "tensor")), ndim=3
+    )
+
+
+def test_activations_without_a_mesh_are_left_alone():
+    x = np.ones((4, 6, 8), np.float32)
+    assert traced(x, None)[0] == (1, 1)
+    assert traced(x, sharding.make_mesh(1, 1, devices=jax.devices()[:1]))[0] == (1, 1)
+    here = jnp.asarray(x)
+    assert logical.constrain(here, "batch", "cells", "hidden") is here
+
+    def within(x):
+        assert logical.mesh_of(x) is None
+        return logical.constrain(x, "batch", "cells", "hidden")
+
+    for names_of_axes in (("data", "fsdp", "sequence", "tensor"), ("seeds",)):
+        sizes = (4,) + (1,) * (len(names_of_axes) - 1)
+        kinds = (AxisType.Auto,) * len(sizes)
+        mesh = jax.make_mesh(sizes, names_of_axes, devices=jax.devices()[:4], axis_types=kinds)
+        split = P(names_of_axes[0])
+        run = jax.shard_map(within, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+        np.testing.assert_array_equal(jax.jit(run)(x), x)
 
 
 def test_batch_is_split_over_both_axes():

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from roam_jax.train import names, optim, sharding
 from roam_jax.train import state as state_lib
+from roam_jax.train.step_options import StepOptions
 from tests.train import toy
 
 
@@ -119,3 +120,32 @@ def test_moments_are_sharded_as_their_parameters(mesh):
     )
     # Nothing is stored for the frozen kernel: step, 3 parameters, 2 moments of each, 2 counters.
     assert len(jax.tree.leaves(state)) == 1 + 3 + 6 + 2
+
+
+def paths(state):
+    flat = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat}
+
+
+def test_average_and_guard_are_in_the_tree_where_they_are_kept(mesh):
+    task = toy.make_task()
+    tx, _ = optim.make_optimizer(toy.make_config().optim, steps=12)
+    trainable, _ = state_lib.partition(abstract(task, mesh), task.trainable)
+    options = StepOptions(ema_decay=0.9, spike_factor=5.0)
+    like = state_lib.abstract_state(trainable, tx, mesh, options)
+    params = state_lib.create_params(task, trainable, pretrained={}, seed=0)
+    state = state_lib.create_state(params, tx, like=like)
+    plain = state_lib.create_state(params, tx, like=state_lib.abstract_state(trainable, tx, mesh))
+    more = {f"ema/{name}" for name in names.flatten(trainable)}
+    more |= {"guard/mean_norm", "guard/accepted"}
+    assert paths(state) == paths(like) == paths(plain) | more
+    # As `flax.struct` named them, so that checkpoints from before can be read.
+    assert {path.split("/")[0] for path in paths(plain)} == {"step", "trainable", "opt_state"}
+    where = jax.tree.map(lambda leaf: leaf.sharding, state)
+    assert where == jax.tree.map(lambda leaf: leaf.sharding, like)
+    # No buffer is in the state twice, as all of it is donated.
+    kernel, mean = state.trainable["head"]["kernel"], state.ema["head"]["kernel"]
+    shards = zip(kernel.addressable_shards, mean.addressable_shards, strict=True)
+    assert all(a.data.unsafe_buffer_pointer() != b.data.unsafe_buffer_pointer() for a, b in shards)
+    np.testing.assert_array_equal(kernel, mean)
+    assert state.replace(ema={}).ema == {} and state.replace(ema={}).guard == state.guard

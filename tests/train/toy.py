@@ -65,16 +65,22 @@ def make_task(**changes) -> Task:
 
 
 class ToyBatches:
-    """Batch k is a pure function of k; `before[k]` is called before batch k is drawn."""
+    """Batch k is a pure function of k; `before[k]` is called before batch k is drawn.
 
-    def __init__(self, before=None, poison=None):
-        self.position, self.before, self.poison = 0, before or {}, poison
+    Batches of `poison` hold a NaN, and those of `skipped` are left out.
+    """
+
+    def __init__(self, before=None, poison=(), skipped=()):
+        self.position, self.before = 0, before or {}
+        self.poison, self.skipped = poison, skipped
 
     def __next__(self):
+        while self.position in self.skipped:
+            self.position += 1
         self.before.get(self.position, lambda: None)()
         random = np.random.default_rng(self.position)
         x = random.normal(size=(BATCH, WIDTH)).astype(np.float32)
-        y = np.tanh(x[:, :OUT]) * (np.nan if self.position == self.poison else 1)
+        y = np.tanh(x[:, :OUT]) * (np.nan if self.position in self.poison else 1)
         self.position += 1
         return {"x": x, "y": y.astype(np.float32)}
 
@@ -95,6 +101,7 @@ def make_config(*, mesh=(1, -1), **train) -> ConfigDict:
         "b1": 0.9,
         "b2": 0.99,
         "eps": 1e-8,
+        "ema_decay": 0.0,
     }
     defaults = {
         "steps": 12,
@@ -103,6 +110,19 @@ def make_config(*, mesh=(1, -1), **train) -> ConfigDict:
         "save_every": 4,
         "eval_every": 0,
         "keep": 2,
+        "accumulate": 1,
+        "dtype": "auto",
+        "keep_best": 0,
+        "best_metric": "eval/error",
+        "best_mode": "min",
+        "keep_hours": 0.0,
+        "spike_factor": 0.0,
+        "refusals": 3,
+        "rollbacks": 2,
+        "wandb": "",
+        "profile": "",
     }
+    optim |= {name: train.pop(name) for name in list(train) if name in optim}
     sizes = {"data": mesh[0], "fsdp": mesh[1]}
-    return ConfigDict({"seed": 3, "optim": optim, "train": defaults | train, "mesh": sizes})
+    sections = {"optim": optim, "train": defaults | train, "mesh": sizes, "eval": {"ema": True}}
+    return ConfigDict({"seed": 3, **sections})
