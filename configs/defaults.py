@@ -299,12 +299,12 @@ def _train() -> ml_collections.ConfigDict:
     # the other, as one batch.
     train.batch_size = 8
     train.accumulate = 1
-    # What the backward pass finds kept, from the most memory to the least: all, dots (matrix
-    # products), layers (what each layer adds), blocks (what enters a round); the rest is computed
-    # again.
+    # What the backward pass of a looped model finds kept, from the most memory to the least: all,
+    # dots (products with weights), layers (what each layer adds), blocks (what enters a round); the
+    # rest is computed again (docs/train.md).
     train.remat = "layers"
-    # Compute dtype: bfloat16, float32, or auto (bfloat16 on accelerators). What trains is kept in
-    # float32 always.
+    # Compute dtype of a backbone: bfloat16, float32, or auto (bfloat16 on accelerators). What
+    # trains is kept in float32 always.
     train.dtype = "auto"
     # Steps between lines of metrics.jsonl, checkpoints, and validation (0 = never).
     train.log_every = 10
@@ -325,7 +325,7 @@ def _train() -> ml_collections.ConfigDict:
     train.rollbacks = 2
     # Project of Weights & Biases that the numbers go to as well; "" = none.
     train.wandb = ""
-    # Steps whose trace JAX's profiler writes, such as "100:103"; "" = none (SIGUSR2 asks for three).
+    # Steps whose trace JAX's profiler writes, such as "100:103"; "" = none. SIGUSR2 asks for three.
     train.profile = ""
     # Folder of compiled programs that later starts find: a path, "" = none, or auto (on
     # accelerators, in the cache).

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from configs import canvas_toy, defaults, mujoco_bc
+from roam_jax.axes import MESH_AXES
 from roam_jax.cli.arguments import leaf_items, load_config, override
 from roam_jax.model.loop_options import LoopOptions
 
@@ -51,7 +52,9 @@ def names_read() -> set[str]:
                 owner = last_name(node.value)
                 found.add(f"{sections.get(owner, owner)}.{node.attr}")
     # Taken by name in `LoopOptions.from_section`, which refuses a leaf that is not there.
-    return found | {f"loop.{field.name}" for field in dataclasses.fields(LoopOptions)}
+    found |= {f"loop.{field.name}" for field in dataclasses.fields(LoopOptions)}
+    # Arguments of `make_mesh`, which is called with the whole section.
+    return found | {f"mesh.{axis}" for axis in MESH_AXES}
 
 
 def last_name(node: ast.AST) -> str | None:

@@ -69,6 +69,7 @@ class GraftedTransformer(nn.Module):
             width=self.config.width,
             streams=STREAMS,
             saved=(LAYER_OUTPUT,),
+            kept=loop.remat,
             inverse_temperatures=loop.inverse_temperatures,
             select=_select_cells,
             parts=lambda keep, temb, cells: (keep or cells).parts,

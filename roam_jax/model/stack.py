@@ -20,7 +20,7 @@ from roam_jax.model.loop_options import LoopOptions
 from roam_jax.model.looped import LAYER_OUTPUT, LOOP, LoopedBlock
 from roam_jax.model.one_round import STATES, Round
 from roam_jax.model.round_measures import Streams
-from roam_jax.model.unrolling import LoopForm, loop_form
+from roam_jax.model.unrolling import LoopForm, loop_form, saves
 
 # Name of all blocks' parameters.
 BLOCKS = "blocks"
@@ -36,6 +36,7 @@ class Stack(nn.Module):
         saved: as for `LoopedBlock`, of each block.
         unroll: whether blocks are written out, not scanned.
         remat: whether each computes again what it has not saved.
+        kept: as for `LoopedBlock`.
     """
 
     make_block: Callable[[], nn.Module]
@@ -44,6 +45,7 @@ class Stack(nn.Module):
     saved: tuple[str, ...] = ()
     unroll: bool = False
     remat: bool = True
+    kept: str = "layers"
 
     @nn.compact
     def __call__(self, streams: Streams, this: Round, *args) -> Streams:
@@ -71,7 +73,7 @@ class Stack(nn.Module):
             for name, stacked in params.items():
                 self.put_variable("params", name, stacked)
         if self.remat:
-            policy = jax.checkpoint_policies.save_only_these_names(*self.saved)
+            policy = saves(self.kept, self.saved)
             one = jax.checkpoint(one, prevent_cse=self.unroll, policy=policy)
         return over_depth(one, params, streams, unroll=self.unroll)[0]
 
@@ -146,7 +148,7 @@ class CanvasLoop(nn.Module):
             )
         streams = {CELLS: cells}
         asked = {"unroll": self.unroll, "remat": self.remat, "nested": self.nested}
-        form = loop_form(streams, self.depth * rounds, **asked)
+        form = loop_form(streams, self.depth * rounds, **asked, kept=self.options.remat)
         call = {"rounds": rounds, "extrapolate": extrapolate, "exit": exit, "threshold": threshold}
         looped = self._looped(form)
         if over_block:
@@ -209,7 +211,8 @@ class CanvasLoop(nn.Module):
         if over_block:
             block = self.make_block
             rows = call_rows if self.call_running and block().can_call_rows else None
-            return looped(block, call_block, call_rows=rows, remat=form.remat)
+            kept = options.remat
+            return looped(block, call_block, call_rows=rows, remat=form.remat, kept=kept)
         stack = functools.partial(
             Stack,
             self.make_block,
@@ -218,6 +221,7 @@ class CanvasLoop(nn.Module):
             saved,
             unroll=form.unroll,
             remat=form.remat,
+            kept=options.remat,
         )
         # Blocks compute again what they need; nested, all of a round once more.
         return looped(stack, call_stack, remat=form.nested)

@@ -90,7 +90,7 @@ class BodyModel(CellModel):
         rounds: int,
         step: Any,
         part: Part | None = None,
-        whole_mask: Bool[Array, "B P"] | None = None,
+        whole_mask: Bool[Array, "_ P"] | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Mean over joints of their masked errors, with what self-distillation and halting add.
 

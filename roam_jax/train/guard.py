@@ -39,9 +39,12 @@ class Guard:
     def __init__(
         self, train: ConfigDict, incidents: pathlib.Path | None, *, seed: int | None = None
     ):
-        for leaf, least in (("refusals", 1), ("rollbacks", 0)):
-            if train[leaf] < least:
-                raise ValueError(f"train.{leaf} = {train[leaf]}: expected {least} or more")
+        for leaf, value, least in (
+            ("refusals", train.refusals, 1),
+            ("rollbacks", train.rollbacks, 0),
+        ):
+            if value < least:
+                raise ValueError(f"train.{leaf} = {value}: expected {least} or more")
         self._train, self._incidents, self._seed = train, incidents, seed
         self._in_a_row, self._rollbacks = 0, 0
 
