@@ -310,8 +310,8 @@ def _train() -> ml_collections.ConfigDict:
     train.log_every = 10
     train.save_every = 500
     train.eval_every = 0
-    # Checkpoints kept: the last ones; the best by a metric of metrics.jsonl (max or min), at steps
-    # that have it; and one every so many hours (0 = none).
+    # Checkpoints kept: the last ones; the best by a metric (max or min), for which every evaluated
+    # step is saved; and one every so many hours (0 = none).
     train.keep = 2
     train.keep_best = 0
     train.best_metric = "eval/action_error"

@@ -93,7 +93,7 @@ def common_step(folders: Mapping[int, pathlib.Path], wanted: int | None) -> int:
     saved = {}
     for seed, path in folders.items():
         with Checkpoints(Workdir(path).checkpoints) as checkpoints:
-            saved[seed] = set(checkpoints.steps)
+            saved[seed] = {s for s in checkpoints.steps if not checkpoints.fault(s)}
     common = set.intersection(*saved.values())
     if wanted in common or (wanted is None and common):
         return max(common) if wanted is None else wanted

@@ -89,8 +89,8 @@ class Pause:
         log = evaluate or step == 1 or self._due(step, train.log_every)
         # What updates in a row are refused on is not what a run should go back to.
         bad = any(member.guard.in_a_row for member in self._group.members)
-        due = self._due(step, train.save_every) and not bad
-        save = stop or step == train.steps or due
+        due = self._due(step, train.save_every) or (evaluate and train.keep_best > 0)
+        save = stop or step == train.steps or (due and not bad)
         if not (log or save):
             return
         rows = self._rows(metrics)
@@ -112,6 +112,8 @@ class Pause:
     def _save(self, step: int, state: TrainState, rows: Sequence[Mapping[str, float]]) -> None:
         group = self._group
         parts, positions = group.arrangement.split(state), self._batches.get_state()
+        for member in group.members:  # all have the step before when the first one saves this
+            member.checkpoints.wait()
         for member, part, data, row in zip(group.members, parts, positions, rows, strict=True):
             member.save(step, part, data=data, metrics=row, mesh=group.mesh)
 

@@ -137,4 +137,4 @@ class SeedsWorkdir:
         if not folder.is_dir():
             return []
         with Checkpoints(folder) as checkpoints:
-            return checkpoints.steps
+            return [step for step in checkpoints.steps if not checkpoints.fault(step)]

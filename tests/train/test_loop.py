@@ -84,6 +84,14 @@ def test_evaluation_sees_the_merged_parameters_of_its_step(finished):
     jax.tree.map(np.testing.assert_array_equal, loaded, seen[12])
 
 
+def test_the_best_evaluated_step_is_kept(tmp_path):
+    errors = {2: 3.0, 4: 1.0, 6: 2.0, 8: 4.0, 10: 5.0, 12: 6.0}
+    changes = {"eval_every": 2, "save_every": 0, "keep": 1, "keep_best": 1}
+    run(tmp_path, evaluate=lambda params, step: {"error": errors[step]}, **changes)
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {"4", "12"}
+
+
 def test_only_trainable_names_change(finished):
     seen = {step: names.flatten(params) for step, params in finished[2].items()}
     changed = {name for name in toy.SHAPES if np.any(seen[5][name] != seen[12][name])}
