@@ -48,7 +48,8 @@ def main() -> None:
     lines = []
     for size in SIZES:
         lines += ["", f"**{size}**", ""]
-        lines.append("| policy | rounds | " + " | ".join(f"{n} GPUs" for n in COUNTS) + " |")
+        counts = " | ".join(f"{n} GPU{'s' * (n > 1)}" for n in COUNTS)
+        lines.append(f"| policy | rounds | {counts} |")
         lines.append("|---" * (2 + len(COUNTS)) + "|")
         for policy in POLICIES:
             for rounds in ROUNDS:

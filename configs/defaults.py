@@ -314,7 +314,7 @@ def _train() -> ml_collections.ConfigDict:
     # step is saved; and one every so many hours (0 = none).
     train.keep = 2
     train.keep_best = 0
-    train.best_metric = "eval/action_error"
+    train.best_metric = "eval/action_mse"
     train.best_mode = "min"
     train.keep_hours = 0.0
     # An update is refused where loss or gradient is not finite, or the gradient's norm is above

@@ -25,6 +25,17 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
         os.replace(partial, path)
 
 
+@contextlib.contextmanager
+def named_errors(path: pathlib.Path) -> Iterator[None]:
+    """Errors of writing to an open file, such as that of a full disk, name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def free_bytes(path: pathlib.Path) -> int:
     """Bytes that are free where `path` is, or would be."""
     folder = path.absolute()

@@ -55,9 +55,9 @@ class AbstractStep:
 
     @property
     def rows(self) -> int:
-        """Rows of a batch that each device holds."""
+        """Rows of a batch that each device holds; of a clone's bodies all together."""
         shards = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
-        return next(iter(self.batch.values())).shape[0] // shards
+        return self.config.train.batch_size // shards
 
     def argument_bytes(self) -> dict[str, int]:
         """Bytes on each device that live through the step, by what they are."""
@@ -71,14 +71,18 @@ class AbstractStep:
         }
         return {name: _bytes_on_device(tree) for name, tree in held.items()}
 
-    def lower(self) -> jax.stages.Lowered:
-        """The step, ready to be compiled for the mesh's devices."""
+    def trace(self) -> jax.stages.Traced:
+        """The step on its mesh.
+
+        Raises:
+            ValueError: heads do not divide, or edges of the canvas cannot be split over devices.
+        """
         options = StepOptions.from_config(self.config)
         tx, schedule = _optimizer(self.config, self.task)
         step = make_train_step(
             self.task, tx, schedule, seed=self.config.seed, like=self.state, options=options
         )
-        return step.lower(self.state, self.frozen, self.batch, rounds=self.rounds)
+        return step.trace(self.state, self.frozen, self.batch, rounds=self.rounds)
 
 
 def accelerator_config(

@@ -112,11 +112,14 @@ def estimate(config: ml_collections.ConfigDict, setting: Setting, devices: Seque
         devices: so many, real or not.
 
     Raises:
-        FileNotFoundError, ValueError: config, mesh, rules or batch do not fit.
+        FileNotFoundError, ValueError: config, mesh, rules or batch do not fit, or the step refuses
+            the mesh.
     """
     config = accelerator_config(config, setting.mesh)
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     step = abstract_step(config, mesh)
+    if shared_work(mesh.shape) > 1:
+        step.trace()  # rules alone do not say whether heads and edges come apart
     program = gradient_program(config, rows=step.rows)
     temporaries = peak_bytes(program, size_of=device_size(step))
     return Estimate(step, program, step.argument_bytes(), temporaries)
@@ -136,7 +139,7 @@ def compile_step(
         platform, setting.accelerator, count=setting.count, per_node=setting.per_node
     )
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
-    lowered = abstract_step(config, mesh).lower()
+    lowered = abstract_step(config, mesh).trace().lower()
     began = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - began

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import ml_collections
 
 from roam_jax.axes import BATCH_AXES, DATA, FSDP, MESH_AXES, SEQUENCE, TENSOR
-from roam_jax.budget.account import Estimate, Setting
+from roam_jax.budget.account import RESERVED, Estimate, Setting
 from roam_jax.model.loop_options import REMATS
 
 # Shares of a row that are tried.
@@ -67,14 +67,21 @@ def smallest_change(
     """
     mesh = dict(asked.step.mesh.shape)
     config = Change({f"mesh.{axis}": size for axis, size in mesh.items()}).applied(config)
+    hopeless: set[tuple[int, ...]] = set()
     for change in _changes(config, mesh, setting):
         changed = change.applied(config)
+        sizes = tuple(changed.mesh[axis] for axis in MESH_AXES)
+        if sizes in hopeless:
+            continue
         try:
             found = try_it(changed, dataclasses.replace(setting, mesh={}))
         except ValueError:  # heads or rows do not divide: no mesh for this model
             continue
         if found.most <= setting.memory:
             return change, changed, found
+        # Parts and remat change the temporaries alone.
+        if sum(found.held.values()) + RESERVED > setting.memory:
+            hopeless.add(sizes)
     return None
 
 

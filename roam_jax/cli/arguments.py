@@ -39,8 +39,11 @@ USER_ERRORS = (
     FloatingPointError,
     TimeoutError,
 )
-# The same of a disk: full, beyond a quota, or read-only.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# The same of a disk: full, beyond a quota, read-only, failing, or gone from the network.
+DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *(errno.EIO, errno.ESTALE),
+)
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 
 import ml_collections
+from absl import logging
 
 from roam_jax.accelerators import ACCELERATORS, by_name
 from roam_jax.axes import MESH_AXES
@@ -138,6 +139,8 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name} {value}: expected 1 or more")
     check_choice("--compile_for", options.compile_for, ("auto", "cuda", "cpu"))
     by_name(options.accelerator)
+    if options.json and not options.json.parent.is_dir():
+        raise FileNotFoundError(f"--json {options.json}: no folder {options.json.parent}")
     if options.devices > options.devices_per_node and options.devices % options.devices_per_node:
         raise ValueError(
             f"--devices {options.devices}: expected a multiple of --devices_per_node = "
@@ -176,6 +179,7 @@ def _budget(config: ml_collections.ConfigDict, setting, options: argparse.Namesp
     made = {**account(asked, config, setting), "change": None}
     if made["bytes"]["fits"]:
         return made
+    logging.info("it does not fit: looking for the smallest change with which it does, in minutes")
     better = smallest_change(config, asked, setting, try_it=try_it)
     if better is None:
         return {**made, "change": {"flags": None}}

@@ -76,10 +76,15 @@ def byte_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def flop_lines(found: Mapping[str, Any], devices: int) -> Iterator[str]:
     """FLOPs of a step."""
-    passes = ", ".join(f"{name} {count / 1e12:.1f}" for name, count in found["passes"].items())
-    yield f"a step: {found['step'] / 1e12:,.1f} TFLOP ({passes})"
-    yield "  " + ", ".join(f"{name} {count / 1e12:.1f}" for name, count in found["parts"].items())
-    yield f"  {found['step'] / devices / 1e12:,.1f} TFLOP a device, where all is shared evenly"
+    units = {"TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6}
+    unit, size = next(((u, n) for u, n in units.items() if found["step"] >= n), ("MFLOP", 1e6))
+
+    def listed(counts: Mapping[str, float]) -> str:
+        return ", ".join(f"{name} {count / size:.1f}" for name, count in counts.items())
+
+    yield f"a step: {found['step'] / size:,.1f} {unit} ({listed(found['passes'])})"
+    yield f"  {listed(found['parts'])}"
+    yield f"  {found['step'] / devices / size:,.1f} {unit} a device, where all is shared evenly"
 
 
 def collective_lines(found: list[Mapping[str, Any]], platform: str) -> Iterator[str]:
@@ -99,20 +104,27 @@ def collective_lines(found: list[Mapping[str, Any]], platform: str) -> Iterator[
 
 def time_lines(found: Mapping[str, Any], *, compiled: bool) -> Iterator[str]:
     """Step time and MFU."""
-    links = sum(found["links"].values())
-    sent = f"{1e3 * links:,.0f} links" if compiled else "links not known: not compiled"
+    sent, hidden, bare = "links not known: not compiled", "without links", "without links"
+    if compiled:
+        sent = f"{_milliseconds(sum(found['links'].values()))} links"
+        hidden, bare = "all sending hidden", "nothing hidden"
     yield (
-        f"roofline, ms: {1e3 * found['products']:,.0f} products, "
-        f"{1e3 * found['memory']:,.0f} memory, {sent}"
+        f"roofline, ms: {_milliseconds(found['products'])} products, "
+        f"{_milliseconds(found['memory'])} memory, {sent}"
     )
     yield (
-        f"  {1e3 * found['roofline']:,.0f} ms a step, all sending hidden: MFU "
+        f"  {_milliseconds(found['roofline'])} ms a step, {hidden}: MFU "
         f"{100 * found['mfu_roofline']:.1f} %"
     )
     yield (
-        f"  {1e3 * found['expected']:,.0f} ms at the share of the roofline that was measured, "
-        f"nothing hidden: MFU {100 * found['mfu_expected']:.1f} %"
+        f"  {_milliseconds(found['expected'])} ms at the share of the roofline that was measured, "
+        f"{bare}: MFU {100 * found['mfu_expected']:.1f} %"
     )
+
+
+def _milliseconds(seconds: float) -> str:
+    """Whole ones, or two digits of what is short."""
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.01 or not seconds else f"{1e3 * seconds:.2g}"
 
 
 def change_lines(change: Mapping[str, Any]) -> Iterator[str]:

@@ -36,6 +36,8 @@ BATCHES_AHEAD = 4
 # Batches that each worker holds ready.
 WORKER_BATCHES_AHEAD = 2
 PARENT_ASKED_EVERY_S = 1.0
+# Signals with which a run saves and stops, or writes a profile.
+HEEDED_BY_RUNS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # How batches are made, not what they hold: may differ on a resume, and is told.
 READING = ("workers", "processes")
 
@@ -210,7 +212,7 @@ def _prepare_worker(index: int, count: int) -> None:
     Terminals and schedulers signal every process, but the parent still has batches to take.
     """
     del index, count
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in HEEDED_BY_RUNS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 

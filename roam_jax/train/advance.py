@@ -70,18 +70,19 @@ def advance(
             # One step at a time: what the host waits for after it is data.
             jax.block_until_ready(metrics)
             if metrics and pause.judge(step, metrics, batch) == "roll back":
-                state, metrics = group.go_back(), {}
+                state, metrics = None, {}  # the devices need not hold it and the saved one
+                state = group.go_back()
                 step = group.steps_done(state)
                 pause.go_back(step)
             # Asked once: what ends here must be saved.
             stop = hosts.agree(interrupts.requested)
             if metrics:  # what a run goes on from was evaluated and saved before
                 pause(step, state, metrics, stop=bool(stop))
+            if step == steps:
+                break
             if stop:
                 logging.info("stopped after step %d, to be started again", step)
                 raise SystemExit(REQUEUE)
-            if step == steps:
-                break
             drawn = _draw(ready, step, interrupts)
             if drawn is None:
                 if metrics:
@@ -108,6 +109,6 @@ def _draw(
         if not interrupts.requested or hosts.are_several():
             raise
         return None
-    if batch is None and not interrupts.requested:
+    if batch is None and (not interrupts.requested or hosts.are_several()):
         raise ValueError(f"the batches ended after {step} steps; expected an endless iterator")
     return batch

@@ -15,13 +15,12 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 
 from roam_jax.contracts import Params
 from roam_jax.train import manifest
+from roam_jax.train.hosts import is_first, of_first
 from roam_jax.train.quiet_orbax import quiet_orbax
 from roam_jax.train.retention import Keep
 from roam_jax.train.saving import (
@@ -31,7 +30,6 @@ from roam_jax.train.saving import (
     STATE,
     Saver,
     handler,
-    is_first,
     numbered,
 )
 from roam_jax.train.state import TrainState
@@ -93,6 +91,14 @@ class Checkpoints:
             self._saver.join()
         return numbered(self.directory)
 
+    def agreed_steps(self) -> list[int]:
+        """`steps` as the first process sees them: another host may see a new folder late.
+
+        Of several processes all must call this.
+        """
+        here = self.steps
+        return of_first("saved steps", lambda: here)
+
     def save(
         self,
         step: int,
@@ -119,7 +125,7 @@ class Checkpoints:
             OSError: this save, or the one before, failed; the earlier checkpoints are whole.
         """
         self.wait()
-        if (self.directory / str(step)).exists():
+        if of_first("saved already", (self.directory / str(step)).exists):
             return
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         self._saver.start(
@@ -166,13 +172,14 @@ class Checkpoints:
             FileNotFoundError: there is no such step; names those that are.
             ValueError: it is damaged, or for None all are; names the file.
         """
-        steps = self.steps
+        steps = self.agreed_steps()
         if not steps or (step is not None and step not in steps):
             wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
             raise FileNotFoundError(f"{wanted} in {self.directory}; there are: {steps or 'none'}")
-        good = _agreed(self._first_good([step] if step is not None else steps[::-1]))
+        looked_at = steps[::-1] if step is None else [step]
+        # Files are read by one process and decided on once.
+        good = of_first("good checkpoint", lambda: self._first_good(looked_at))
         if good is None:
-            looked_at = steps[::-1] if step is None else [step]
             faults = "; ".join(f"{self._folder(s)}: {self.fault(s)}" for s in looked_at)
             others = [other for other in steps if other not in looked_at]
             raise ValueError(
@@ -231,19 +238,19 @@ class Checkpoints:
     def _read(self, step: int | None, read: Callable[[int], T]) -> T:
         """What `read` finds in the picked step.
 
-        Where None is asked for, what cannot be read though it seemed whole is passed over as well;
-        that happens to checkpoints without a manifest alone.
+        Where None is asked for, what cannot be read is passed over as well if it has no manifest.
+        Of files that match theirs it is not the files' fault, but such as too little memory.
         """
         while True:
             found = self.pick(step)
             try:
                 return read(found)
             except _ReadError as error:
+                folder = self._folder(found)
+                whole = (folder / manifest.FILE).exists()
+                if step is not None or whole or jax.process_count() > 1:
+                    raise ValueError(f"checkpoint {folder} cannot be read ({error})") from error
                 self._faults[found] = str(error)
-                if step is not None or jax.process_count() > 1:
-                    raise ValueError(
-                        f"checkpoint {self._folder(found)} cannot be read ({error})"
-                    ) from error
 
     def _arrays(self, step: int, like: Any, **kwargs: bool) -> Any:
         folder = self._folder(step).absolute()
@@ -268,8 +275,8 @@ class Checkpoints:
             raise _ReadError(f"{part}/{_JSON}: {error}") from error
 
     def _first_good(self, steps: list[int]) -> int | None:
-        """The first of the steps without a fault, as the first process sees it."""
-        return next((step for step in steps if not self.fault(step)), None) if is_first() else None
+        """The first of the steps without a fault."""
+        return next((step for step in steps if not self.fault(step)), None)
 
     def _pass_over(self, step: int, good: int) -> None:
         """Warns of a damaged step, and sets it aside if this may change the folder."""
@@ -305,14 +312,6 @@ def _fault(folder: pathlib.Path) -> str:
         return manifest.first_fault(folder)
     # Checkpoints with this part have always had a manifest.
     return f"{manifest.FILE} is missing" if (folder / EXTRA).exists() else ""
-
-
-def _agreed(step: int | None) -> int | None:
-    """The answer of the first process; files are read by one and decided on once."""
-    if jax.process_count() > 1:
-        told = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
-        return None if told < 0 else told
-    return step
 
 
 def _misfits(saved: Any, like: Any) -> list[str]:

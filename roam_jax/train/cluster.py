@@ -154,8 +154,8 @@ def _of_slurm(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _devices(environment: Mapping[str, str], *, tasks: int, local: int) -> tuple[int, ...]:
     """A device each for the tasks of one host, unless each sees its own alone."""
-    seen = environment.get("CUDA_VISIBLE_DEVICES", "")
-    return (local,) if tasks > 1 and "," in seen else ()
+    seen = environment.get("CUDA_VISIBLE_DEVICES")  # None: all of them
+    return (local,) if tasks > 1 and (seen is None or "," in seen) else ()
 
 
 def _first_node(nodes: str) -> str:

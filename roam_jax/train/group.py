@@ -104,7 +104,7 @@ class Member:
 
     def last_state(self, like: TrainState) -> TrainState | None:
         """The last saved state; None where there is none."""
-        return self.checkpoints.restore(like)[0] if self.checkpoints.steps else None
+        return self.checkpoints.restore(like)[0] if self.checkpoints.agreed_steps() else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ data that follows. After so many such returns it stops.
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 import time
@@ -17,6 +16,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+
+from roam_jax.train.journal import append_line
 
 # Fields of a batch that say which examples it holds.
 IDENTITY = ("dataset", "episode", "start", "scene_seed", "scene_index")
@@ -132,19 +133,7 @@ class Guard:
             **numbers,
             "batch": {name: _values(batch[name]) for name in IDENTITY if name in batch},
         }
-        with self._incidents.open("a") as file:
-            file.write(json.dumps(incident) + "\n")
-
-
-def read_incidents(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The incidents of a run, oldest first; none where there is no file.
-
-    A last line that a killed run left unfinished is left out.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+        append_line(self._incidents, incident)
 
 
 def _number(value: Any) -> float | str:

@@ -30,7 +30,8 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in (*ENDING, WARNING):
-                self._previous[number] = signal.signal(number, self._note)
+                # None: a handler that was not set by Python, which cannot be put back.
+                self._previous[number] = signal.signal(number, self._note) or signal.SIG_DFL
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,11 +43,6 @@ class Interrupts:
     def requested(self) -> int:
         """Number of the signal that asks for the end; 0 = none."""
         return int(self.signal or 0)
-
-    @property
-    def exit_code(self) -> int:
-        """With which the process ends once the state is saved: `REQUEUE`, or 0 without a wish."""
-        return REQUEUE if self.signal else 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 import socket
 import time
@@ -15,6 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+from absl import logging
+
+from roam_jax.files import named_errors
 
 
 class Journal:
@@ -47,9 +51,7 @@ class Journal:
             "devices": f"{len(devices)} x {devices[0].device_kind}",
             **(facts or {}),
         }
-        with self._path.open("a", encoding="utf-8") as file:
-            # A line that a kill has cut off would take this one with it.
-            file.write(("\n" if self._cut_off() else "") + json.dumps(line) + "\n")
+        append_line(self._path, line)
 
     @contextlib.contextmanager
     def running(self, start: int, *, done: Callable[[], int]) -> Iterator[None]:
@@ -66,16 +68,31 @@ class Journal:
         try:
             yield
         except SystemExit as stop:
-            self.note("stopped", done(), {"exit_code": stop.code})
+            self._note_end("stopped", done(), {"exit_code": stop.code})
             raise
         except BaseException as error:
-            self.note("failed", done(), {"error": f"{type(error).__name__}: {error}"[:500]})
+            self._note_end("failed", done(), {"error": f"{type(error).__name__}: {error}"[:500]})
             raise
-        self.note("finished", done())
+        self._note_end("finished", done(), {})
 
-    def _cut_off(self) -> bool:
-        whole = self._path.read_bytes()
-        return bool(whole) and not whole.endswith(b"\n")
+    def _note_end(self, event: str, step: int, facts: Mapping[str, Any]) -> None:
+        """A full disk does not hide how the run ended: its error or its exit code."""
+        try:
+            self.note(event, step, facts)
+        except OSError as error:
+            logging.error("%s: not noted that the run has %s (%s)", self._path, event, error)
+
+
+def append_line(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
+    """Adds a JSON object as a line of a file; it is in the file when this returns.
+
+    Raises:
+        OSError: the disk is full; names the file.
+    """
+    with named_errors(path), path.open("ab+") as file:
+        # A line that a kill has cut off would take this one with it.
+        cut_off = file.tell() and file.seek(-1, os.SEEK_END) and file.read() != b"\n"
+        file.write(b"\n" * bool(cut_off) + json.dumps(facts).encode() + b"\n")
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:

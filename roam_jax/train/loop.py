@@ -118,7 +118,8 @@ def run(
         member = Member(
             config, checkpoints, Guard(config.train, folder.incidents_file if first else None)
         )
-        state = member.resume(like, batches, mesh=mesh) if checkpoints.steps else first_state()
+        saved = checkpoints.agreed_steps()
+        state = member.resume(like, batches, mesh=mesh) if saved else first_state()
         start = int(state.step)
         if start == steps:
             logging.info("%s is finished: all of its %d steps are done", folder.path, steps)
@@ -171,6 +172,11 @@ def check_train(train: ConfigDict) -> None:
         if train[leaf] < bound:
             raise ValueError(f"train.{leaf} = {train[leaf]}: expected {bound} or more")
     Keep.from_config(train)
+    if train.keep_best and train.best_metric.startswith("eval/") and not train.eval_every:
+        raise ValueError(
+            f"train.keep_best = {train.keep_best} by train.best_metric = {train.best_metric!r} "
+            "with train.eval_every = 0: expected 1 or more, or a metric of every step"
+        )
     parse_steps(train.profile)
 
 

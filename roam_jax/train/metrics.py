@@ -8,6 +8,8 @@ back to a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 import pathlib
@@ -15,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-from roam_jax.files import write_atomically
+from roam_jax.files import named_errors, write_atomically
 from roam_jax.train.writers import Writer
 
 # What a line says of the machine, not of the model.
@@ -28,15 +30,19 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     A last line without its newline is what a killed run leaves, and is skipped.
 
     Raises:
-        ValueError: another line is not JSON; names file and line.
+        ValueError: another line is no JSON object with a step; names file and line.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     rows = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not a JSON object: {line[:80]!r}") from error
+            row = json.loads(line)
+            row["step"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: not a JSON object with a step: {line[:80]!r}"
+            ) from error
+        rows.append(row)
     return rows
 
 
@@ -77,19 +83,21 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-        for writers in self._writers.values():
-            for writer in writers:
-                writer.close()
+        with contextlib.ExitStack() as closing:  # all, whichever fails
+            for writer in itertools.chain(*self._writers.values()):
+                closing.callback(writer.close)
+            if self._file is not None:
+                with named_errors(self._path):
+                    self._file.close()
 
     def write(self, step: int, values: Mapping[str, float], *, seed: int | None = None) -> None:
         """Add the numbers of one step of a run; they are in the file when this returns."""
         if self._file is None:
             return
         whose = {} if seed is None else {"seed": seed}
-        self._file.write(_line({**whose, "step": step, **values}))
-        self._file.flush()
+        with named_errors(self._path):
+            self._file.write(_line({**whose, "step": step, **values}))
+            self._file.flush()
         for writer in self._writers[seed]:
             writer.write(step, values)
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from roam_jax.contracts import Batch, Params
+from roam_jax.spelling import did_you_mean
 from roam_jax.train.group import Group
 from roam_jax.train.guard import Verdict
 from roam_jax.train.memory import used_bytes
@@ -97,10 +99,13 @@ class Pause:
         figures = self._figures(step, float(np.mean([row["loss"] for row in rows])))
         found = self._evaluated(step, state) if evaluate else [{}] * len(rows)
         rows = [{**row, **more} for row, more in zip(rows, found, strict=True)]
+        if evaluate:
+            _require_best_metric(train, rows[0])
         if log:
             first = {"rounds": self._group.curriculum.rounds_at(step - 1)}
+            once, self._once = self._once, {}
             for member, row in zip(self._group.members, rows, strict=True):
-                self._log.write(step, {**first, **row, **figures}, seed=member.seed)
+                self._log.write(step, {**first, **row, **figures, **once}, seed=member.seed)
         if save:
             self._save(step, state, rows)
         self._progress.restart_lap()
@@ -121,13 +126,11 @@ class Pause:
         """What the steps since the last pause took."""
         steps, seconds = self._progress.lap_steps, self._progress.lap(loss)
         waiting = self._batches.seconds_waited() / max(1, steps)
-        once, self._once = self._once, {}
         return {
             "seconds_per_step": seconds,
             "seconds_waiting": waiting,
             **self._throughput.figures(seconds, self._group.curriculum.rounds_at(step - 1)),
             **used_bytes(self._group.mesh.local_devices),
-            **once,
         }
 
     def _rows(self, metrics: Metrics) -> list[dict[str, float]]:
@@ -155,6 +158,19 @@ class Pause:
 def _on_devices(params: Params) -> Params:
     """Host arrays, of one run of many, on a device; those of a run alone stay where they are."""
     return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params)
+
+
+def _require_best_metric(train: ConfigDict, row: Mapping[str, float]) -> None:
+    """Refuses a metric to keep checkpoints by that not even an evaluated step has.
+
+    Raises:
+        ValueError: names the nearest that there is.
+    """
+    if train.keep_best and train.best_metric not in row:
+        raise ValueError(
+            f"train.best_metric = {train.best_metric!r} with train.keep_best = {train.keep_best}: "
+            f"no such number at an evaluated step; {did_you_mean(train.best_metric, row)}"
+        )
 
 
 def _ordered(metrics: Mapping[str, Any]) -> dict[str, float]:

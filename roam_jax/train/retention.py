@@ -34,7 +34,7 @@ class Keep:
 
     last: int = 2
     best: int = 0
-    metric: str = "eval/action_error"
+    metric: str = "eval/action_mse"
     mode: str = "min"
     hours: float = 0.0
 

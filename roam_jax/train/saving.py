@@ -27,6 +27,7 @@ from absl import logging
 
 from roam_jax.files import sync_folder
 from roam_jax.train import manifest
+from roam_jax.train.hosts import is_first
 from roam_jax.train.retention import Keep, Saved
 from roam_jax.train.state import TrainState
 
@@ -147,12 +148,10 @@ class Saver:
                 folder.rename(whole)
                 sync_folder(self._directory)
                 self._remove_old()
+            # Where one fails the others stay here, until its error ends them (`hosts.stop_all`).
+            _barrier(f"checkpoint {step} is whole")
         except BaseException as error:  # raised again by `wait`
             self._fail(step, error)
-        finally:
-            _barrier(f"checkpoint {step} is whole")
-        if self._failed is None and not whole.exists():
-            self._fail(step, RuntimeError("the first process could not finish it"))
 
     def _remove_old(self) -> None:
         saved = [_known_of(self._directory / str(step)) for step in numbered(self._directory)]
@@ -175,11 +174,6 @@ def handler() -> ocp.CompositeCheckpointHandler:
     )
 
 
-def is_first() -> bool:
-    """Whether this process does what only one may do."""
-    return jax.process_index() == 0
-
-
 def _barrier(name: str) -> None:
     """Waits for the other processes, from any thread and without the devices."""
     if jax.process_count() > 1:
@@ -191,7 +185,10 @@ def _remove(folder: pathlib.Path) -> None:
     """Renamed first: half a folder never has a checkpoint's name."""
     going = folder.with_name(folder.name + REMOVED)
     folder.rename(going)
-    shutil.rmtree(going)
+    try:
+        shutil.rmtree(going)
+    except OSError as error:  # such as a file that is still read elsewhere, on a network disk
+        logging.warning("%s stays until the run is started again (%s)", going, error)
 
 
 def _known_of(folder: pathlib.Path) -> Saved:

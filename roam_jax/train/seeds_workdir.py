@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from roam_jax.files import write_atomically
@@ -136,5 +137,11 @@ class SeedsWorkdir:
         folder = self.run(seed).checkpoints
         if not folder.is_dir():
             return []
+        found = []
         with Checkpoints(folder) as checkpoints:
-            return [step for step in checkpoints.steps if not checkpoints.fault(step)]
+            for step in checkpoints.steps:
+                if fault := checkpoints.fault(step):
+                    logging.warning("checkpoint %s is damaged: %s", folder / str(step), fault)
+                else:
+                    found.append(step)
+        return found

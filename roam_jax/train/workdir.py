@@ -80,7 +80,7 @@ LATER_LEAVES = MappingProxyType(
         "train.remat": "layers",
         "train.dtype": "auto",
         "train.keep_best": 0,
-        "train.best_metric": "eval/action_error",
+        "train.best_metric": "eval/action_mse",
         "train.best_mode": "min",
         "train.keep_hours": 0.0,
         "train.spike_factor": 0.0,

@@ -22,7 +22,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from roam_jax.files import write_atomically
+from roam_jax.files import named_errors, write_atomically
 from roam_jax.train.workdir import SEEDS_FOLDER, Workdir, plain
 
 
@@ -114,8 +114,9 @@ class TensorBoard:
         self._write(last_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def _write(self, step: int, **content: Any) -> None:
-        self._file.write_event(Event(step=step, wall_time=time.time(), **content))
-        self._file.flush()
+        with named_errors(self._folder):
+            self._file.write_event(Event(step=step, wall_time=time.time(), **content))
+            self._file.flush()
 
 
 class WeightsAndBiases:

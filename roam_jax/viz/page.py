@@ -187,7 +187,7 @@ def _media(media: Media) -> Iterator[str]:
 def _curves(curves: Curves) -> Iterator[str]:
     data = {"groups": curves.groups, "student": curves.student}
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    text = text.replace("</", "<\\/")  # "</script>" in a name would end the element
+    text = text.replace("<", "\\u003c")  # "</script>" or "<!--<script>" would change where it ends
     yield f'<script type="application/json" id="data">{text}</script>'
     yield '<div class="controls">'
     yield '<div class="legend">'

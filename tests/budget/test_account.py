@@ -48,6 +48,21 @@ def test_the_program_is_that_of_one_device(config, found):
     assert found.temporaries < alone.temporaries / 3
 
 
+def test_a_mesh_that_the_step_refuses_is_refused(config):
+    """Its parameters divide, its two heads do not."""
+    split = setting({"data": 2, "tensor": 4})
+    with pytest.raises(ValueError, match="2 attention heads do not divide by mesh.tensor = 4"):
+        estimate(config, split, jax.devices()[:8])
+
+
+def test_the_rows_of_all_bodies_are_counted():
+    config = load_config("configs/mujoco_bc.py:tiny")
+    config.train.batch_size = 4  # one row of each of two bodies on each of two devices
+    found = estimate(config, setting({}, count=2), jax.devices()[:2])
+    assert found.step.rows == 2
+    assert {leaf.shape[0] for leaf in found.step.batch.values()} == {2}
+
+
 @pytest.fixture(scope="module")
 def in_parts(config):
     parts = Change({"train.accumulate": 2}).applied(config)
@@ -110,8 +125,10 @@ def test_nothing_fits_in_nothing(config, found):
     calls = []
 
     def count(config, setting):
-        calls.append(math.prod(config.mesh.values()))
+        calls.append(tuple(config.mesh.values()))
         return dataclasses.replace(found)
 
     assert smallest_change(config, found, setting(memory=1.0), try_it=count) is None
-    assert set(calls) == {8}  # every mesh that is tried has all devices
+    assert {math.prod(mesh) for mesh in calls} == {8}  # all that are tried have all devices
+    # What is held does not fit, whatever the parts and the remat: a mesh is tried once.
+    assert len(set(calls)) == len(calls) > 3

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 
@@ -46,11 +47,12 @@ def test_other_sizes_are_refused(text):
         (["--devices", "12"], "--devices 12: expected a multiple of --devices_per_node = 8"),
         (["--accelerator", "a100"], "accelerator = 'a100': expected one of a100-40"),
         (["--compile_for", "tpu"], "--compile_for = 'tpu': expected one of auto, cuda, cpu"),
+        (["--json", "nowhere/budget.json"], "--json nowhere/budget.json: no folder nowhere"),
         (["--config.mesh.fspd=8"], "did you mean --config.mesh.fsdp"),
     ],
 )
 def test_bad_flags_are_named(flags, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         main([*CONFIG, *flags])
 
 
@@ -70,7 +72,10 @@ def test_a_budget_in_a_process_of_its_own(tmp_path):
     assert (found["rounds"], found["rows"], found["change"]) == (1, 2, None)
     assert done.stdout.splitlines() == list(budget_lines(found))
     assert "fits" in done.stdout
-    assert "not compiled" in done.stdout
+    assert "links not known: not compiled" in done.stdout
+    # Of a small step as well the numbers say something.
+    assert float(re.search(r"([\d.]+) MFLOP a device", done.stdout)[1]) > 0
+    assert float(re.search(r"([\d.]+) ms a step, without links", done.stdout)[1]) > 0
 
 
 def test_a_mesh_that_does_not_fit_is_one_message(tmp_path):

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from safetensors.numpy import save_file
 from roam_jax.contracts import TimeSpec
 from roam_jax.data.cached_statistics import compute_statistics
 from roam_jax.data.dataset import EpisodeReader
-from roam_jax.data.loader import make_loader
+from roam_jax.data.loader import HEEDED_BY_RUNS, make_loader
 from roam_jax.data.options import WindowOptions
 from roam_jax.data.position import Process
 from roam_jax.data.windows import WindowSource
@@ -170,16 +169,17 @@ def test_workers_change_nothing_and_may_change(tmp_path, monkeypatch):
             np.testing.assert_array_equal(other[name], array)
 
 
-def test_ctrl_c_does_not_reach_the_workers(tmp_path):
-    """A terminal sends SIGINT to every process: the run ends itself, with its batches whole."""
+def test_signals_to_a_run_do_not_end_its_workers(tmp_path):
+    """Terminals and schedulers signal all processes: the run ends itself, its batches whole."""
     source = open_windows(tmp_path / "toy")
     loader = make_loader(source, batch_size=4, seed=3, workers=1)
     expected = take(make_loader(source, batch_size=4, seed=3), 8)
     found = take(loader, 1)
     children = psutil.Process().children(recursive=True)
-    assert children
-    for child in children:
-        child.send_signal(signal.SIGINT)
+    workers = [child for child in children if "resource_tracker" not in str(child.cmdline())]
+    assert workers
+    for worker, number in itertools.product(workers, HEEDED_BY_RUNS):
+        worker.send_signal(number)
     found += take(loader, 7)
     loader.close()
     assert found == expected

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from roam_jax.train import manifest, optim, sharding
+from roam_jax.train import checkpoint, manifest, optim, saving, sharding
 from roam_jax.train import state as state_lib
 from roam_jax.train.checkpoint import Checkpoints
 from roam_jax.train.retention import Keep
@@ -190,6 +190,37 @@ def test_checkpoints_without_a_manifest_load(saved, caplog):
     with Checkpoints(path) as checkpoints:
         jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(like)[0], states[2])
     assert f"{path / '3'} is damaged: " in caplog.text
+
+
+def test_whole_files_that_cannot_be_read_are_not_called_damaged(saved, monkeypatch):
+    """Too little memory for the arrays, say, sets no good checkpoint aside."""
+    path, like, _ = saved
+
+    def fail(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "restore", fail)
+    with Checkpoints(path, keep=2) as checkpoints:
+        with pytest.raises(ValueError, match="/3 cannot be read .*RESOURCE_EXHAUSTED"):
+            checkpoints.restore(like)
+        assert checkpoints.steps == [2, 3]
+
+
+def test_what_cannot_be_deleted_does_not_end_the_run(saved, monkeypatch, caplog):
+    path, _, states = saved
+
+    def fail(folder, **_):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
+
+    with Checkpoints(path, keep=2) as checkpoints:
+        with monkeypatch.context() as patched:
+            patched.setattr(saving.shutil, "rmtree", fail)
+            checkpoints.save(4, states[1], data={}, config={})
+            checkpoints.wait()
+        assert checkpoints.steps == [3, 4]
+    assert "2.removed stays until the run is started again" in caplog.text
+    with Checkpoints(path, keep=2):
+        assert not (path / "2.removed").exists()
 
 
 def test_what_is_saved_beside_the_arrays(saved):

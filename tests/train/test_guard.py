@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roam_jax.train.guard import Guard, read_incidents
+from roam_jax.train.guard import Guard
+from roam_jax.train.journal import read_lines
 from tests.train import toy
 
 GOOD = {"loss": 0.5, "grad_norm": 1.0, "grad_norm/head": 1.0, "refused": 0.0, "lr": 0.1}
@@ -25,7 +26,7 @@ def test_an_accepted_update_leaves_no_trace(tmp_path):
     guard = make(tmp_path / "incidents.jsonl")
     assert guard.check(1, GOOD, {}) == "accepted"
     assert not (tmp_path / "incidents.jsonl").exists()
-    assert read_incidents(tmp_path / "incidents.jsonl") == []
+    assert read_lines(tmp_path / "incidents.jsonl") == []
 
 
 def test_refused_in_a_row_goes_back_and_then_stops(tmp_path):
@@ -40,7 +41,7 @@ def test_refused_in_a_row_goes_back_and_then_stops(tmp_path):
         guard.check(6, NOT_FINITE, {})
     assert "after 1 returns to a checkpoint (train.rollbacks)" in str(error.value)
     assert str(path) in str(error.value)
-    incidents = read_incidents(path)
+    incidents = read_lines(path)
     assert [
         (i["step"], i["done"], i["reason"], i["in_a_row"], i["rollbacks"]) for i in incidents
     ] == [
@@ -79,7 +80,9 @@ def test_half_a_line_of_a_killed_run_is_left_out(tmp_path):
     guard.check(1, SPIKE, {})
     with path.open("a") as file:
         file.write('{"step": 2, "do')
-    assert [incident["step"] for incident in read_incidents(path)] == [1]
+    assert [incident["step"] for incident in read_lines(path)] == [1]
+    guard.check(2, SPIKE, {})
+    assert [incident["step"] for incident in read_lines(path)] == [1, 2]
 
 
 def test_counts_survive_a_resume():
@@ -103,7 +106,7 @@ def test_a_seed_among_others_stops_by_its_name(tmp_path):
     assert guard.check(1, SPIKE, {}) == "refused"
     with pytest.raises(FloatingPointError, match="seed 5, step 2: .*or a larger train.spike_fac"):
         guard.check(2, SPIKE, {})
-    assert [incident["seed"] for incident in read_incidents(path)] == [5, 5]
+    assert [incident["seed"] for incident in read_lines(path)] == [5, 5]
 
 
 def test_no_return_is_allowed():

@@ -190,6 +190,11 @@ OPEN_MPI = {
         ),
         (OPEN_MPI, {}, Place("10.96.0.1:62880", 8, 5, (1,))),
         (OPEN_MPI | {"CUDA_VISIBLE_DEVICES": "1"}, {}, Place("10.96.0.1:62880", 8, 5)),
+        (
+            {k: v for k, v in OPEN_MPI.items() if not k.startswith("CUDA")},
+            {},
+            Place("10.96.0.1:62880", 8, 5, (1,)),
+        ),
         (SLURM | OPEN_MPI, {}, Place("10.96.0.1:62880", 8, 5, (1,))),
         # In a batch script without srun, and in a step of one task.
         ({k: v for k, v in SLURM.items() if "STEP" not in k}, {}, None),

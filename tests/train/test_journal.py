@@ -39,6 +39,17 @@ def test_lines_that_are_no_objects_are_skipped(tmp_path):
     assert read_lines(tmp_path / "none.jsonl") == []
 
 
+def test_a_full_disk_does_not_hide_how_a_run_ended(tmp_path, caplog):
+    path = tmp_path / "journal.jsonl"
+    with pytest.raises(SystemExit), Journal(path).running(0, done=lambda: 9):
+        path.unlink()
+        path.symlink_to("/dev/full")
+        raise SystemExit(75)
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        Journal(path).note("started", 0)
+    assert f"{path}: not noted that the run has stopped" in caplog.text
+
+
 def test_other_processes_of_a_cluster_write_nothing(tmp_path):
     Journal(None).note("started", 0)
     assert list(tmp_path.iterdir()) == []

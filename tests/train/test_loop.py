@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import signal
 
 import jax
 import numpy as np
 import pytest
 
-from roam_jax.train import load, loop, names, sharding
-from roam_jax.train.guard import read_incidents
+from roam_jax.train import hosts, load, loop, names, sharding
+from roam_jax.train.journal import read_lines
 from roam_jax.train.metrics import read_metrics
 from roam_jax.train.workdir import Workdir
 from tests.train import toy
@@ -92,6 +94,29 @@ def test_the_best_evaluated_step_is_kept(tmp_path):
     assert kept == {"4", "12"}
 
 
+def test_a_metric_that_no_evaluation_finds_is_refused(tmp_path):
+    changes = {"eval_every": 2, "keep_best": 1, "best_metric": "eval/eror"}
+    message = "train.best_metric = 'eval/eror' .* did you mean 'eval/error'"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, evaluate=lambda params, step: {"error": 1.0}, **changes)
+
+
+def test_the_first_line_of_a_resumed_run_says_what_compiling_took(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, batches=toy.ToyBatches({10: lambda: 1 / 0}))
+    run(tmp_path, save_every=1, log_every=12)  # saved ahead of the line
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows if "compile_seconds" in row] == [1, 12]
+
+
+def test_a_signal_within_the_last_step_leaves_a_finished_run(tmp_path, monkeypatch):
+    asked = itertools.count()
+    monkeypatch.setattr(hosts, "agree", lambda _: signal.SIGTERM if next(asked) == 12 else 0)
+    assert int(run(tmp_path).step) == 12
+    assert next(asked) == 13
+    assert read_lines(tmp_path / "journal.jsonl")[-1]["event"] == "finished"
+
+
 def test_only_trainable_names_change(finished):
     seen = {step: names.flatten(params) for step, params in finished[2].items()}
     changed = {name for name in toy.SHAPES if np.any(seen[5][name] != seen[12][name])}
@@ -146,7 +171,7 @@ def test_a_refused_update_changes_nothing_but_the_step(tmp_path):
     assert rows[6]["loss"] is None  # JSON has no NaN
     assert int(state.step) == 12
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.trainable))
-    (incident,) = read_incidents(tmp_path / "incidents.jsonl")
+    (incident,) = read_lines(tmp_path / "incidents.jsonl")
     assert (incident["step"], incident["done"], incident["loss"]) == (7, "refused", "nan")
 
 
@@ -159,7 +184,7 @@ def test_refused_updates_in_a_row_roll_back(tmp_path):
     found, wanted = (read_metrics(tmp_path / n / "metrics.jsonl") for n in ("bad", "skipped"))
     assert [row["step"] for row in found] == list(range(1, 13))
     assert [row["loss"] for row in found] == [row["loss"] for row in wanted]
-    done = [i["done"] for i in read_incidents(tmp_path / "bad" / "incidents.jsonl")]
+    done = [i["done"] for i in read_lines(tmp_path / "bad" / "incidents.jsonl")]
     assert done == ["refused", "refused", "roll back"]
 
 
@@ -174,7 +199,7 @@ def test_it_stops_after_so_many_returns(tmp_path):
         run(tmp_path, batches=toy.ToyBatches(poison=range(6, 100)))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4"]
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")][:4] == [1, 2, 3, 4]
-    assert len(read_incidents(tmp_path / "incidents.jsonl")) == 9
+    assert len(read_lines(tmp_path / "incidents.jsonl")) == 9
     # With good data the run goes on.
     assert int(run(tmp_path).step) == 12
 
@@ -196,6 +221,7 @@ def test_batches_that_end(tmp_path):
         ({"mesh": (3, 2)}, "mesh.data = 3, mesh.fsdp = 2"),
         ({"steps": 0}, "train.steps = 0: expected 1 or more"),
         ({"keep": 0}, "train.keep = 0: expected 1 or more"),
+        ({"keep_best": 1}, "train.keep_best = 1 by .*'eval/error' with train.eval_every = 0"),
         ({"task": toy.make_task(trainable=("nothing",))}, "no parameter matches 'nothing'"),
         ({"task": toy.make_task(pretrained=lambda: {"x": np.zeros(1)})}, r"x \(1,\) is unexpected"),
     ],

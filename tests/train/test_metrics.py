@@ -94,8 +94,12 @@ def test_a_broken_line_elsewhere_is_named(tmp_path):
     path = write(tmp_path, [1, 2, 3])
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] + lines[1][:9] + "\n" + lines[2])
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a JSON object"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a JSON object with a step"):
         read_metrics(path)
+    for line in ('{"loss": 1.0}', "[1]"):
+        path.write_text(line + "\n")
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1: .*with a step"):
+            read_metrics(path)
 
 
 def test_a_metric_without_a_value_is_null(tmp_path):

@@ -53,7 +53,7 @@ def test_of_equal_ones_the_later(mode):
 def test_from_the_config():
     train = defaults.get_config().train
     train.update({"keep": 3, "keep_best": 2, "best_mode": "max", "keep_hours": 1.5})
-    expected = Keep(last=3, best=2, metric="eval/action_error", mode="max", hours=1.5)
+    expected = Keep(last=3, best=2, metric="eval/action_mse", mode="max", hours=1.5)
     assert Keep.from_config(train) == expected
 
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from roam_jax.train import writers
+from roam_jax.train.metrics import MetricsLog
 from roam_jax.train.workdir import Workdir
 
 FULL_DISK = "/dev/full"
@@ -184,6 +185,18 @@ def test_names_with_bars_and_numbers_without_value(tmp_path):
     events.Reload()
     assert events.Scalars("loss/a_b")[0].value == 2.0
     assert np.isnan(events.Scalars("loss/empty")[0].value)
+
+
+def test_a_full_disk_is_named_and_the_other_writers_are_closed(tmp_path, wandb):
+    path = tmp_path / "metrics.jsonl"
+    with (
+        pytest.raises(OSError, match=rf"No space left on device: '{path}'"),
+        MetricsLog(path, {None: [opened(tmp_path)]}, last_step=0) as log,
+    ):
+        log._file.close()
+        log._file = open(FULL_DISK, "a")  # noqa: SIM115, kept by the log
+        log.write(1, {"loss": 1.0})
+    assert wandb.runs[0].finished and not wandb.runs[0].lines
 
 
 def test_a_full_disk_is_an_error_and_not_a_wait(tmp_path, monkeypatch):

@@ -78,7 +78,7 @@
     const found = [];
     data.groups.forEach((group, index) => {
       if (state.hidden.has(index)) return;
-      const runs = group.runs.filter(run => metric in run.metrics).map(run => ({
+      const runs = group.runs.filter(run => Object.hasOwn(run.metrics, metric)).map(run => ({
         seed: run.seed, steps: run.steps, values: smoothed(run.metrics[metric], state.smooth)}));
       const all = points(runs);
       if (all.length) found.push({index, name: group.name, events: group.events, runs, points: all});
