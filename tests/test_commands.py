@@ -12,7 +12,7 @@ import eval as eval_command
 import train as train_command
 from roam_jax.cli.arguments import load_config, override, run_command
 from roam_jax.tasks.scene_build import scene_experiment
-from roam_jax.train.metrics import read_metrics
+from roam_jax.train.metrics import read_metrics, reproducible
 from roam_jax.train.optim import make_optimizer
 from roam_jax.train.seeds_program import Programs
 from roam_jax.train.step import make_update
@@ -71,7 +71,7 @@ def test_a_run_leaves_metrics_checkpoints_and_its_origin(workdir):
 def rows_of(workdir, seed=None):
     """Numbers of a run, or of one seed of several, without times."""
     rows = read_metrics(workdir / "metrics.jsonl")
-    untimed = [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+    untimed = list(map(reproducible, rows))
     return [row for row in untimed if row.pop("seed", None) == seed]
 
 
@@ -199,7 +199,7 @@ def test_a_mixture_of_robots_with_everything_on(options, robot_root, tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     assert command(train_command.main, *line) == 0
     again = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    untimed = [{k: v for k, v in row.items() if "seconds" not in k} for row in (*first, *again)]
+    untimed = list(map(reproducible, (*first, *again)))
     assert untimed[:4] == untimed[4:]
     assert command(eval_command.main, "--workdir", tmp_path / "run", "--rounds", "2") == 0
     report = json.loads((tmp_path / "run" / "eval" / "4.json").read_text())

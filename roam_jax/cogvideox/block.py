@@ -124,6 +124,9 @@ class JointCells:
         """Text and video with the empty cells that make them divide."""
         if self.split is None:
             return streams
+        # What makes the cells is small, and splits them otherwise: all of it on every device. XLA
+        # adds up the gradient of a convolution wrongly whose outputs are split here and there.
+        streams = {n: constrain(x, BATCH, None, None) for n, x in streams.items()}
         lengths = zip(streams.items(), self.split.lengths, self.split.padded, strict=True)
         return {n: jnp.pad(x, ((0, 0), (0, b - a), (0, 0))) for (n, x), a, b in lengths}
 

@@ -80,9 +80,9 @@ def check_run(config: ml_collections.ConfigDict) -> None:
     for axis, size in sizes.items():
         if size < 1 and size != -1:
             raise ValueError(f"mesh.{axis} = {size}: expected at least 1, or -1 for the rest")
-    if all(size == -1 for size in sizes.values()):
-        given = ", ".join(f"mesh.{axis} = -1" for axis in sizes)
-        raise ValueError(f"{given}: expected at most one -1, for the rest")
+    rest = [f"mesh.{axis} = -1" for axis, size in sizes.items() if size == -1]
+    if len(rest) > 1:
+        raise ValueError(f"{', '.join(rest)}: expected at most one -1, for the rest")
 
 
 def refuse_canvas_leaves(config: ml_collections.ConfigDict) -> None:

@@ -9,7 +9,7 @@ import train as train_command
 from roam_jax.cli import encode
 from roam_jax.tasks import latents
 from roam_jax.tasks.latents import layout_encoder
-from roam_jax.train.metrics import read_metrics
+from roam_jax.train.metrics import read_metrics, reproducible
 from tests.evaluate.conftest import write_toy
 from tests.test_commands import TINY, command
 
@@ -55,7 +55,7 @@ def one_device(monkeypatch):
 def metrics(options, workdir, *more):
     assert command(train_command.main, *options, "--workdir", workdir, *more) == 0
     rows = read_metrics(workdir / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+    return list(map(reproducible, rows))
 
 
 @pytest.mark.exact

@@ -147,7 +147,8 @@ def test_round_measures_are_of_each_region():
         text, video, temb = model.apply({"params": params}, **inputs, method=first_cells)
         weights = {n: tree for n, tree in params["blocks"].items() if n != "loop"}
         weights = jax.tree.map(lambda stack: stack[0], weights)
-        cells = model.apply({"params": params}, None, rounds=1, kept=None, method="_passes").cells
+        passes = {"rounds": 1, "kept": None, "shards": 1, "method": "_passes"}
+        cells = model.apply({"params": params}, None, **passes).cells
         out = Block(CONFIG).apply({"params": weights}, text, video, temb, cells)
         return jnp.concatenate([text, video], axis=1), jnp.concatenate(out, axis=1)
 

@@ -14,7 +14,7 @@ from roam_jax.tasks import clone_build
 from roam_jax.tasks.build import build
 from roam_jax.tasks.clone_build import clone_experiment, saved_specs
 from roam_jax.tasks.experiment import Trainable
-from roam_jax.train.metrics import read_metrics
+from roam_jax.train.metrics import read_metrics, reproducible
 from roam_jax.train.workdir import Workdir
 from tests.tasks.bodies import FORK, SPECS, clone_config
 from tests.tasks.scenes import toy_config
@@ -38,7 +38,7 @@ def train(workdir, *options) -> int:
 
 def losses(workdir):
     rows = read_metrics(workdir / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.startswith("seconds_")} for row in rows]
+    return list(map(reproducible, rows))
 
 
 @pytest.fixture(scope="module")
