@@ -8,11 +8,13 @@ steps since its last checkpoint bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -26,6 +28,7 @@ from roam_jax.train.group import Alone, Member
 from roam_jax.train.guard import Guard
 from roam_jax.train.interrupts import Interrupts
 from roam_jax.train.journal import Journal
+from roam_jax.train.lock import only_run
 from roam_jax.train.metrics import MetricsLog
 from roam_jax.train.pause import Evaluate
 from roam_jax.train.profile import Profiler, parse_steps
@@ -114,7 +117,11 @@ def run(
         folder.create(config, provenance)
     hosts.require_shared(folder.path)
     keep = Keep.from_config(config.train)
-    with Interrupts() as interrupts, Checkpoints(folder.checkpoints, keep=keep) as checkpoints:
+    with (
+        only_run(folder.path) if first else contextlib.nullcontext(),
+        Interrupts() as interrupts,
+        Checkpoints(folder.checkpoints, keep=keep) as checkpoints,
+    ):
         member = Member(
             config, checkpoints, Guard(config.train, folder.incidents_file if first else None)
         )
@@ -125,9 +132,11 @@ def run(
             logging.info("%s is finished: all of its %d steps are done", folder.path, steps)
             return state
         step = make_train_step(task, tx, schedule, seed=config.seed, like=like, options=options)
+        # JAX names a trace by its host, on which there may be several processes.
+        profile = folder.profile / (f"{jax.process_index()}" if hosts.are_several() else "")
         with (
             Journal(folder.journal_file if first else None).running(start, done=member.saved_step),
-            Profiler(config.train.profile, folder.profile, start=start) as profiler,
+            Profiler(config.train.profile, profile, start=start) as profiler,
             open_log(folder, config, last_step=start, write=first) as log,
         ):
             compiled = compile_steps(

@@ -50,6 +50,7 @@ class Pause:
         self._evaluate, self._throughput = evaluate, throughput
         self._config = group.members[0].config  # but for the seed the same of all
         self._once = {"compile_seconds": group.compile_seconds}
+        self._save_due = False
 
     def judge(self, step: int, metrics: Metrics, batch: Batch) -> Verdict:
         """Looks whether the update was refused, and what follows from it.
@@ -92,7 +93,8 @@ class Pause:
         # What updates in a row are refused on is not what a run should go back to.
         bad = any(member.guard.in_a_row for member in self._group.members)
         due = self._due(step, train.save_every) or (evaluate and train.keep_best > 0)
-        save = stop or step == train.steps or (due and not bad)
+        self._save_due = self._save_due or due
+        save = stop or step == train.steps or (self._save_due and not bad)
         if not (log or save):
             return
         rows = self._rows(metrics)
@@ -108,6 +110,7 @@ class Pause:
                 self._log.write(step, {**first, **row, **figures, **once}, seed=member.seed)
         if save:
             self._save(step, state, rows)
+            self._save_due = False
         self._progress.restart_lap()
 
     def save(self, step: int, state: TrainState, metrics: Metrics) -> None:

@@ -54,6 +54,7 @@ class Progress:
         # Speed and time left are of the steps that were computed, repeated ones among them.
         self._start -= self._step - step
         self._step = step
+        self._seconds += time.monotonic() - self._lap_began
         self.restart_lap()
         if self._bar is not None:
             self._bar.n = step

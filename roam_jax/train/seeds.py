@@ -30,6 +30,7 @@ from roam_jax.train.group import Group, Member
 from roam_jax.train.guard import Guard
 from roam_jax.train.interrupts import Interrupts
 from roam_jax.train.journal import Journal
+from roam_jax.train.lock import only_run
 from roam_jax.train.loop import check_train
 from roam_jax.train.metrics import MetricsLog
 from roam_jax.train.pause import Evaluate
@@ -96,9 +97,9 @@ def run_seeds(
     configs = {seed: with_seed(config, seed) for seed in seeds}
     provenances = provenances or {seed: {} for seed in seeds}
     folder.require(configs, provenances)
-    plan = [(group, folder.common_step(group)) for group in folder.plan(seeds)]
     programs = Programs(task, config=config, curriculum=curriculum, rules=rules)
-    with Interrupts() as interrupts:
+    with only_run(folder.path), Interrupts() as interrupts:
+        plan = [(group, folder.common_step(group)) for group in folder.plan(seeds)]
         for wanted, start in plan:
             if start == steps:
                 logging.info("%s: all %d steps of seeds %s are done", folder.path, steps, wanted)

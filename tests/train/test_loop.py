@@ -188,6 +188,11 @@ def test_refused_updates_in_a_row_roll_back(tmp_path):
     assert done == ["refused", "refused", "roll back"]
 
 
+def test_a_save_that_falls_on_a_refused_update_is_made_up_for(tmp_path):
+    run(tmp_path, batches=toy.ToyBatches(poison=(3,)), steps=6)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["5", "6"]
+
+
 def test_refused_before_the_first_checkpoint(tmp_path):
     state = run(tmp_path / "bad", batches=toy.ToyBatches(poison=(1, 2)), refusals=2)
     expected = run(tmp_path / "skipped", batches=toy.ToyBatches(skipped=(0, 1, 2)))
