@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from roam_jax.axes import BATCH_AXES
 from roam_jax.budget.program import Program, read_program
 from roam_jax.contracts import Params, Task
 from roam_jax.evaluate.parameters import stored_parameters
@@ -56,8 +55,7 @@ class AbstractStep:
     @property
     def rows(self) -> int:
         """Rows of a batch that each device holds; of a clone's bodies all together."""
-        shards = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
-        return self.config.train.batch_size // shards
+        return self.config.train.batch_size // sharding.batch_shards(self.mesh)
 
     def argument_bytes(self) -> dict[str, int]:
         """Bytes on each device that live through the step, by what they are."""
@@ -118,8 +116,7 @@ def abstract_step(config: ml_collections.ConfigDict, mesh: Mesh) -> AbstractStep
     task = _run_task(sketched)
     options = StepOptions.from_config(config)
     batch = sharding.batch_shapes(task.batch_spec, mesh)
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    options.check_rows(task.batch_spec, shards=shards)
+    options.check_rows(task.batch_spec, shards=sharding.batch_shards(mesh))
     stored = stored_parameters(task)
     params = names.flatten(abstract_params(task, mesh, rules=sketched.rules))
     params = {name: leaf.update(dtype=stored[name].dtype) for name, leaf in params.items()}
