@@ -19,11 +19,9 @@ from tests.cogvideox.graft_models import CONFIG, make_graft, make_inputs, make_p
 
 # (data, fsdp, sequence, tensor)
 MESHES = {
-    "fsdp": (1, 8, 1, 1),
     "sequence": (1, 1, 8, 1),
     "data, sequence": (2, 1, 4, 1),
     "tensor": (2, 1, 1, 4),
-    "data, fsdp, sequence": (2, 2, 2, 1),
     "fsdp, sequence, tensor": (1, 2, 2, 2),
 }
 ROWS = 8
